@@ -62,7 +62,7 @@ class ModelConfig:
         _check_choice("quantization", self.quantization, get_args(Quantization))
         _check_choice("attention", self.attention, get_args(Attention))
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
-            raise ConfigError(f"device is {self.device!r}; legal values are auto, cpu, cuda, cuda:N")
+            raise ConfigError(f"device is {self.device!r}; legal are auto, cpu, cuda and cuda:N")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

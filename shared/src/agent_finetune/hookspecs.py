@@ -35,7 +35,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def finetune_resolve_model(name: str, revision: str | None, settings: Settings) -> ResolvedModel | None:
+def finetune_resolve_model(
+    name: str, revision: str | None, settings: Settings
+) -> ResolvedModel | None:
     """Turn a model's name into a place to load from. Called once before every load.
 
     Raise `ModelError` only for a name that is surely yours and cannot be had.

@@ -1,0 +1,118 @@
+"""Everything there is to run here. `nox` alone runs lint, layers, types and tests; `nox -l` lists.
+
+pip, not uv: an unpinned torch pulls gigabytes, and every install goes through constraints.txt.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+
+ROOT = Path(__file__).parent
+PLUGINS = sorted(ROOT.glob("packages/*/pyproject.toml"))
+MEMBERS = ("shared", *(f"packages/{path.parent.name}" for path in PLUGINS))
+PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
+TEST_TOOLS = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis")
+
+
+def kernel(session: nox.Session, *tools: str, extras: str = "[gguf]") -> str:
+    """Install the four packages into one environment; answer its `bin` folder.
+
+    The sessions that need torch share it, since each copy costs 1.5 GB and minutes. The packages
+    are installed in one command: they pin each other by `==` and are in no index.
+    """
+    home = session.cache_dir.parent / "kernel"
+    if not (home / "bin" / "python").exists():
+        session.log("making the environment; the first time this takes a few minutes")
+        session.run(sys.executable, "-m", "venv", "--clear", str(home), external=True)
+    editable = [word for member in MEMBERS for word in ("-e", member)]
+    editable[1] += extras
+    session.run(str(home / "bin" / "python"), *PIP, *editable, *tools, external=True)
+    return str(home / "bin")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and format, by ruff."""
+    session.install("-c", "constraints.txt", "ruff")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Who may import whom, by import-linter; reads the sources and imports nothing."""
+    session.install("-c", "constraints.txt", "import-linter")
+    roots = ":".join(str(ROOT / member / "src") for member in MEMBERS)
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": roots})
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Types, by mypy --strict on the four source trees."""
+    bin_ = kernel(session, "mypy")
+    session.run(f"{bin_}/mypy", *(f"{member}/src" for member in MEMBERS), external=True)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Every quick test, with coverage of the kernel. Arguments go to pytest."""
+    pytest(session, "-m", "not slow", "--cov", "--cov-report=term-missing:skip-covered")
+
+
+@nox.session(venv_backend="none", default=False)
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes, on a real model. Arguments go to pytest."""
+    pytest(session, "-m", "slow")
+
+
+def pytest(session: nox.Session, *options: str) -> None:
+    """Run pytest in the shared environment, a process per core; any argument takes over."""
+    bin_ = kernel(session, *TEST_TOOLS, extras="[gguf,quantization]")
+    chosen = session.posargs or [*options, "-n", "auto", "--dist", "loadfile"]
+    # One thread each: the processes are the parallelism, and sums then come out the same anywhere.
+    session.run(
+        f"{bin_}/python", "-m", "pytest", *chosen, env={"OMP_NUM_THREADS": "1"}, external=True
+    )
+
+
+@nox.session(venv_backend="none", default=False)
+def quickstart(session: nox.Session) -> None:
+    """A real model learns to call tools. Arguments: --model, --minutes, --out, --seed."""
+    bin_ = kernel(session)
+    session.run(f"{bin_}/agent-finetune", "quickstart", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none", default=False)
+def benchmark(session: nox.Session) -> None:
+    """Run a script of benchmarks/: `nox -s benchmark -- speed --help`."""
+    names = sorted(path.stem for path in ROOT.glob("benchmarks/*.py"))
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"name one of {', '.join(names)}: nox -s benchmark -- NAME ...")
+    bin_ = kernel(session)
+    name, *arguments = session.posargs
+    session.run(f"{bin_}/python", f"benchmarks/{name}.py", *arguments, external=True)
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Make the four wheels in dist/, and prove in a clean environment that they work."""
+    dist = ROOT / "dist"
+    for old in dist.glob("*.whl"):
+        old.unlink()
+    session.run(
+        "pip", "wheel", "--quiet", "--no-deps", "-w", str(dist), *(f"./{m}" for m in MEMBERS)
+    )
+    clean = session.create_tmp() + "/clean"
+    session.run("python", "-m", "venv", "--clear", clean)
+    wheels = sorted(str(wheel) for wheel in dist.glob("*.whl"))
+    session.run(f"{clean}/bin/python", *PIP, *wheels, external=True)
+    for member in MEMBERS:
+        name = next(path.parent.name for path in (ROOT / member / "src").glob("*/__init__.py"))
+        session.run(f"{clean}/bin/python", "-I", "-c", f"import {name}", external=True)
+    session.run(f"{clean}/bin/agent-finetune", "--help", external=True, silent=True)
+    session.run(f"{clean}/bin/agent-finetune", "plugins", external=True)
