@@ -1,0 +1,88 @@
+"""The verbs put together, and what becomes of an error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from agent_finetune import __version__, plugins
+from agent_finetune.cli.chat import chat
+from agent_finetune.cli.evaluation import evaluate
+from agent_finetune.cli.inspection import inspect, list_plugins
+from agent_finetune.cli.options import apply_run_file, log
+from agent_finetune.cli.training import merge, quickstart, train
+from agent_finetune.contracts import Command
+from agent_finetune.errors import FinetuneError, PluginError
+
+VERBS = {
+    "train": train,
+    "eval": evaluate,
+    "inspect": inspect,
+    "chat": chat,
+    "merge": merge,
+    "plugins": list_plugins,
+    "quickstart": quickstart,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Arguments after the program's name; those of the process when None.
+
+    Returns:
+        The exit code.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = _app()(words, exit_on_error=False, print_error=False)
+    except FinetuneError as error:
+        log(f"error: {error}")
+        return 2
+    except CycloptsError as error:
+        # A config class refused a value: what it says is more than what cyclopts makes of it.
+        cause = error.__cause__ if isinstance(error.__cause__, FinetuneError) else error
+        log(f"error: {' '.join(str(cause).split())}")
+        return 2
+    except KeyboardInterrupt:
+        log("interrupted")
+        return 130
+    return int(code or 0)  # None after --help
+
+
+def _app() -> App:
+    # cyclopts: of tyro, jsonargparse and click, it alone takes dataclasses with the string under
+    # a field as its help, reads TOML below the flags, and starts in 0.2 s.
+    app = App(
+        name="agent-finetune",
+        help="Load, fine-tune and measure the model behind an agent.",
+        version=__version__,
+        config=apply_run_file,
+        result_action="return_value",
+        default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+    )
+    for name, function in VERBS.items():
+        app.command(function, name=name)
+    for command in plugins.commands():
+        if command.name in VERBS:
+            raise PluginError(
+                f"a plugin adds the command {command.name!r}, which is the kernel's own; "
+                "give it another name"
+            )
+        app.command(_plugin_app(command))
+    return app
+
+
+def _plugin_app(command: Command) -> App:
+    """Hand everything after the verb to the plugin, `--help` included."""
+    app = App(name=command.name, help=command.help, help_flags=[], version_flags=[], config=())
+
+    def run(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+        return command.run(arguments)
+
+    app.default(run)
+    return app

@@ -1,0 +1,55 @@
+"""`eval`: how well a model calls tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from agent_finetune.cli.options import NO_OUTPUT, RESULT, DataFlags, ModelFlags, OutputFlags, log
+
+
+def evaluate(
+    *,
+    model: ModelFlags,
+    data: DataFlags,
+    out: Annotated[str | None, Parameter(group=RESULT)] = None,
+    limit: Annotated[int | None, Parameter(group=RESULT)] = None,
+    batch_size: Annotated[int, Parameter(group=RESULT)] = 16,
+    max_new_tokens: Annotated[int, Parameter(group=RESULT)] = 256,
+    output: OutputFlags = NO_OUTPUT,
+) -> int:
+    """Let a model answer every example, and score its tool calls.
+
+    Args:
+        out: Folder for the metrics and one JSON line per example.
+        limit: Examples at most.
+        batch_size: Examples generated at once.
+        max_new_tokens: Most tokens of an answer.
+    """
+    from agent_finetune import adapters, readers
+    from agent_finetune import evaluate as evaluation
+    from agent_finetune.settings import read_settings
+
+    settings = read_settings()
+    read = readers.read(
+        data.data,
+        format=data.format,
+        on_bad_row=data.on_bad_row,
+        split=data.split,
+        settings=settings,
+    )
+    log(f"{data.data}: {len(read.examples)} examples, format {read.format}")
+    loaded = adapters.open_model(model, settings)
+    report = evaluation.evaluate(
+        loaded,
+        read.examples[:limit],
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    if out is not None:
+        report.write(Path(out))
+        log(f"one line per example: {out}")
+    values = {"metrics": dict(report.metrics), "counts": dict(report.counts)}
+    return output.answer(values, report.table())
