@@ -2,3 +2,35 @@
 
 Bodies import what they need when called, so that loading this module costs nothing.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent_finetune.contracts import Batch, Reading, Source, TrainJob, TrainResult
+from agent_finetune.hookspecs import hookimpl
+from agent_finetune.records import Tokens
+
+
+@hookimpl(trylast=True)
+def finetune_collate_batch(rows: Sequence[Tokens], pad_id: int, packed: bool) -> Batch:
+    """Lay rows end to end where the model can tell them apart, else pad them."""
+    from agent_finetune import collate
+
+    return collate.pack(rows) if packed else collate.pad(rows, pad_id=pad_id)
+
+
+@hookimpl(trylast=True)
+def finetune_train_adapter(job: TrainJob) -> TrainResult:
+    """Supervised fine-tuning over TRL."""
+    from agent_finetune import train
+
+    return train.fit(job)
+
+
+@hookimpl(trylast=True)
+def finetune_read_examples(source: Source, format: str) -> Reading:
+    """Read the formats that are common to all hosts."""
+    from agent_finetune.readers import formats
+
+    return formats.read_source(source, format)

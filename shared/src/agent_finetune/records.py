@@ -175,3 +175,5 @@ class Row:
     source: str
     """`file:line`."""
     data: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+    """Why the row does not parse; `data` is empty then."""
