@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent_finetune.contracts import Batch, Reading, Source, TrainJob, TrainResult
+from agent_finetune.config import ModelConfig
+from agent_finetune.contracts import (
+    Batch,
+    LoadedModel,
+    Reading,
+    ResolvedModel,
+    Settings,
+    Source,
+    TrainJob,
+    TrainResult,
+)
 from agent_finetune.hookspecs import hookimpl
 from agent_finetune.records import Tokens
 
@@ -34,3 +44,21 @@ def finetune_read_examples(source: Source, format: str) -> Reading:
     from agent_finetune.readers import formats
 
     return formats.read_source(source, format)
+
+
+@hookimpl(trylast=True)
+def finetune_resolve_model(name: str, revision: str | None, settings: Settings) -> ResolvedModel:
+    """Hub ids, folders, GGUF files and the models that come in a wheel."""
+    from agent_finetune import models
+
+    return models.resolve(name, revision, settings)
+
+
+@hookimpl(trylast=True)
+def finetune_load_model(
+    config: ModelConfig, resolved: ResolvedModel, settings: Settings
+) -> LoadedModel:
+    """Load through Transformers."""
+    from agent_finetune import models
+
+    return models.load_base(config, resolved, settings)

@@ -1,0 +1,77 @@
+"""GGUF files: unpacked once into a safetensors folder, which loads fast from then on.
+
+A quantized GGUF unpacks slowly (13 s for 135 million weights), and a model that is still packed
+can neither be trained nor saved. Everything after this module sees an ordinary model folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from filelock import FileLock
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agent_finetune.artifacts import new_folder
+from agent_finetune.errors import ModelError
+from agent_finetune.models.digests import sha256_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+def converted_folder(name: str, file: Path, dtype: torch.dtype, cache_dir: Path) -> Path:
+    """A model folder with the unpacked weights of a GGUF file, made on the first call.
+
+    The folder is keyed by the file's content, the number format and the version of Transformers,
+    which does the unpacking. Safe to call from several processes at once.
+
+    Raises:
+        ModelError: The package gguf is missing, or the file cannot be unpacked.
+    """
+    number = str(dtype).removeprefix("torch.")
+    key = f"gguf-{sha256_of(file, cache_dir)[:12]}-{number}-{transformers.__version__}"
+    folder = cache_dir / key
+    if folder.is_dir():
+        return folder
+    if find_spec("gguf") is None:
+        raise ModelError(
+            f"model {name!r}: a GGUF file needs the package gguf, which is not installed; "
+            'run pip install -e "shared[gguf]"'
+        )
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_dir / f"{key}.lock"):
+        if not folder.is_dir():  # another process may have been quicker
+            _convert(name, file, dtype, folder)
+    return folder
+
+
+def _convert(name: str, file: Path, dtype: torch.dtype, folder: Path) -> None:
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=dtype, **_dequantize()
+        )
+    except (ValueError, KeyError, IndexError, NotImplementedError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"model {name!r}: cannot be unpacked from GGUF: {reason}") from error
+    # Transformers still counts the unpacked model as quantized, and would refuse to save it.
+    model.hf_quantizer = None
+    vars(model.config).pop("quantization_config", None)
+    with new_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def _dequantize() -> dict[str, Any]:
+    """Ask for dense weights, where the installed Transformers would else keep them packed."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # older than GgufConfig: a GGUF file is always unpacked
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}

@@ -1,0 +1,150 @@
+"""What this machine can do: device, number format, attention and quantization."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent_finetune.config import Attention, Dtype, Quantization
+from agent_finetune.errors import ModelError
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`cpu` or `cuda:N` for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `auto` and `cuda` take the process's current GPU, which is the first one unless a launcher
+    such as torchrun set another.
+
+    Raises:
+        ModelError: The device does not exist here; the message names those that do.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cpu" or (wanted == "auto" and not count):
+        return torch.device("cpu")
+    legal = ", ".join(["auto", "cpu", *(["cuda"] if count else []), *_gpus(count)])
+    if wanted in ("auto", "cuda") and count:
+        return torch.device("cuda", torch.cuda.current_device())
+    number = wanted.removeprefix("cuda:")
+    if number.isascii() and number.isdigit() and int(number) < count:
+        return torch.device("cuda", int(number))
+    here = f"{count} GPU{'s' if count != 1 else ''}" if count else "no GPU that torch can use"
+    raise ModelError(f"device is {wanted!r}, this machine has {here}; legal here: {legal}")
+
+
+def _gpus(count: int) -> list[str]:
+    return [f"cuda:{number}" for number in range(count)]
+
+
+def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+    """The number format; `auto` is bfloat16 where the hardware computes in it.
+
+    On a GPU without bfloat16 `auto` is float16, on a CPU without it float32.
+    """
+    if wanted != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[wanted]
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            # Emulated bfloat16 (before Ampere) is slower than float16.
+            good = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if good else torch.float16
+    return torch.bfloat16 if cpu_is_good_at_bf16() else torch.float32
+
+
+def cpu_is_good_at_bf16(cpu_info: Path = _CPU_INFO) -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16).
+
+    Read from the kernel's list of CPU flags, because torch's own (`torch.cpu.get_capabilities`)
+    is missing from some versions that we admit. Where there is no such list, the answer is no.
+    """
+    try:
+        lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return not _BF16_FLAGS.isdisjoint(flags.split())
+
+
+def pick_attention(wanted: Attention, device: torch.device) -> str | None:
+    """The name that Transformers knows; None for `auto`: sdpa where the model has it, else eager.
+
+    Raises:
+        ModelError: flash_attention_2 without a GPU or without its package.
+    """
+    if wanted == "auto":
+        return None
+    if wanted == "flash_attention_2":
+        if device.type != "cuda":
+            raise ModelError(
+                f"attention {wanted!r} needs a GPU, the device is {device}; use 'sdpa'"
+            )
+        if find_spec("flash_attn") is None:
+            raise ModelError(
+                f"attention {wanted!r} needs the package flash-attn, which is not installed; "
+                "`pip install flash-attn`, or use 'sdpa'"
+            )
+    return wanted
+
+
+def quantization_config(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> Any:
+    """The `BitsAndBytesConfig` of a quantization that was seen to work on this device, or None.
+
+    4bit is NF4 with double quantization (QLoRA, arXiv 2305.14314), 8bit is LLM.int8
+    (arXiv 2208.07339). A layer is quantized and run first, so that a device that cannot do it is
+    told before a large model is read.
+
+    Raises:
+        ModelError: bitsandbytes is missing, or the device cannot do it.
+    """
+    if wanted == "none":
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization {wanted!r} needs the package bitsandbytes, which is not installed; "
+            'run pip install -e "shared[quantization]"'
+        )
+    from transformers import BitsAndBytesConfig
+
+    # It warns at every layer of every forward pass that bfloat16 is cast, as LLM.int8 must.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    _try_quantized_layer(wanted, dtype, device)
+    if wanted == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _try_quantized_layer(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> None:
+    try:
+        import bitsandbytes
+
+        layer: torch.nn.Module
+        if wanted == "4bit":
+            layer = bitsandbytes.nn.Linear4bit(64, 64, compute_dtype=dtype, quant_type="nf4")
+        else:
+            layer = bitsandbytes.nn.Linear8bitLt(64, 64, has_fp16_weights=False)
+        with torch.no_grad():
+            answer = layer.to(device)(torch.ones(2, 64, dtype=dtype, device=device))
+        broken = not bool(torch.isfinite(answer).all())
+        reason = "it computes values that are not finite"
+    except Exception as error:  # any failure of a native library means the same to the user
+        broken, reason = True, " ".join(str(error).split())[:300] or type(error).__name__
+    if broken:
+        raise ModelError(
+            f"quantization {wanted!r} does not work on device {device} with {dtype}: {reason}; "
+            "use --quantization none or another device"
+        )

@@ -1,0 +1,158 @@
+"""Load base weights and tokenizer, in the number format and on the device that were asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agent_finetune.config import ModelConfig
+from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
+from agent_finetune.errors import ModelError
+from agent_finetune.models import hardware, hub
+from agent_finetune.models.digests import digest_of, sha256_of
+from agent_finetune.models.gguf import converted_folder
+from agent_finetune.models.quiet import quiet
+
+_log = logging.getLogger(__name__)
+
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
+"""What Transformers raises for a folder that it cannot make a model of."""
+
+
+def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> LoadedModel:
+    """Load base weights and tokenizer; `config.adapter` is not looked at.
+
+    The model is in evaluation mode, its generation settings are its own. A tokenizer without a
+    padding token gets its end (or unknown) token for it. The chat template may be None.
+
+    Raises:
+        ModelError: It is not a causal language model that Transformers can read from safetensors,
+            it needs code of its own and that is off, or this device cannot hold it so.
+    """
+    device = hardware.pick_device(config.device)
+    dtype = hardware.pick_dtype(config.dtype, device)
+    attention = hardware.pick_attention(config.attention, device)
+    with quiet(), _errors_told(config, resolved, settings):
+        quantization = hardware.quantization_config(config.quantization, dtype, device)
+        place = _place(resolved, dtype, settings)
+        common = {
+            "revision": resolved.revision,
+            "token": hub.token(settings),
+            "local_files_only": settings.offline,
+            "trust_remote_code": config.trust_remote_code,
+        }
+        tokenizer = AutoTokenizer.from_pretrained(place, **common)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype,
+            # Straight to the GPU; a plain CPU model needs no map.
+            device_map=None if device.type == "cpu" and not quantization else {"": str(device)},
+            attn_implementation=attention,
+            quantization_config=quantization,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+        )
+    _check_complete(resolved, report)
+    _ensure_pad_token(resolved, tokenizer)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        resolved=resolved,
+        config=config,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        digest=base_digest(resolved, settings),
+    )
+
+
+def base_digest(resolved: ResolvedModel, settings: Settings) -> str:
+    """What the base weights are: `commit:...` for a hub id, else `sha256:...` of their files.
+
+    For a GGUF file it is the file's own, not that of the folder it is unpacked into.
+    """
+    if resolved.revision is not None:
+        return f"commit:{resolved.revision}"
+    folder = Path(resolved.location)
+    if resolved.gguf_file:
+        return f"sha256:{sha256_of(folder / resolved.gguf_file, settings.cache_dir)}"
+    return digest_of(folder.glob("*.safetensors"), settings.cache_dir)
+
+
+def _place(resolved: ResolvedModel, dtype: torch.dtype, settings: Settings) -> str:
+    """Folder or hub id that Transformers reads; a GGUF file becomes a folder first."""
+    if resolved.gguf_file is None:
+        return resolved.location
+    file = Path(resolved.location) / resolved.gguf_file
+    return str(converted_folder(resolved.name, file, dtype, settings.cache_dir))
+
+
+@contextmanager
+def _errors_told(
+    config: ModelConfig, resolved: ResolvedModel, settings: Settings
+) -> Iterator[None]:
+    """Turn what the libraries raise while reading a model into one line for the user."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model {resolved.name!r} does not fit on device {config.device!r}: "
+            f"{hub.first_line(error)}; free memory, or use --quantization 4bit"
+        ) from error
+    except _READ_ERRORS as error:
+        told = hub.explain(error, resolved.name, config.revision, settings)
+        raise ModelError(told or _unreadable(resolved.name, error)) from error
+
+
+def _unreadable(name: str, error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    # Transformers has no class of its own for this; every one of its messages names the argument.
+    if isinstance(error, ValueError) and "trust_remote_code" in text:
+        return (
+            f"model {name!r} needs Python code that comes with it, and running that is off; read "
+            "the code, then allow it with --trust-remote-code"
+        )
+    return f"model {name!r} cannot be read: {text[:300] or type(error).__name__}"
+
+
+def _check_complete(resolved: ResolvedModel, report: Mapping[str, Any]) -> None:
+    """Refuse weights with holes: Transformers fills them with random numbers."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ModelError(
+            f"model {resolved.name!r}: its files lack {len(missing)} weights ({shown}); they are "
+            "incomplete, or not those of a causal language model"
+        )
+
+
+def _ensure_pad_token(resolved: ResolvedModel, tokenizer: Any) -> None:
+    """Give the tokenizer a padding token; padding is hidden from the model, so any will do."""
+    if tokenizer.pad_token is not None:
+        return
+    token = tokenizer.eos_token or tokenizer.unk_token
+    if token is None:
+        raise ModelError(
+            f"model {resolved.name!r}: its tokenizer has no padding, end or unknown token; add "
+            "pad_token to its tokenizer_config.json"
+        )
+    tokenizer.pad_token = token
+    _log.info("%s: the tokenizer has no padding token, %r is used", resolved.name, token)

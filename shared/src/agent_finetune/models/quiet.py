@@ -1,0 +1,29 @@
+"""Keep Transformers from talking over us while we load, and put its settings back afterwards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors of Transformers are logged; progress bars are drawn on a terminal only.
+
+    What its warnings say about loading, we check ourselves and raise.
+    """
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    hide = bars and not (sys.stderr is not None and sys.stderr.isatty())
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if hide:
+            logging.enable_progress_bar()

@@ -1,0 +1,72 @@
+"""The one place that reads environment and `.env`; only command line and host plugins call it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from agent_finetune.contracts import Secret, Settings
+from agent_finetune.errors import ConfigError
+
+TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_YES = ("1", "on", "yes", "true")
+_NO = ("0", "off", "no", "false")
+
+
+def read_settings(env_file: Path | None = None) -> Settings:
+    """Read the environment and a `.env` file; the environment wins.
+
+    Known names are HF_TOKEN (or HUGGING_FACE_HUB_TOKEN), HF_HUB_OFFLINE and AGENT_FINETUNE_CACHE.
+    An empty value counts as not set. Nothing is written back into the environment.
+
+    Args:
+        env_file: The file to read; None reads `.env` in the current folder, if there is one.
+
+    Raises:
+        ConfigError: `env_file` does not exist or is not UTF-8 text, or a value is not legal.
+    """
+    sources: list[Mapping[str, str | None]] = [os.environ, _read_env_file(env_file)]
+    token = _first(sources, *TOKEN_NAMES)
+    cache = _first(sources, "AGENT_FINETUNE_CACHE")
+    default = Settings()
+    return Settings(
+        hub_token=Secret(token) if token else None,
+        offline=_flag("HF_HUB_OFFLINE", _first(sources, "HF_HUB_OFFLINE")),
+        cache_dir=Path(cache).expanduser().absolute() if cache else default.cache_dir,
+    )
+
+
+def _read_env_file(env_file: Path | None) -> Mapping[str, str | None]:
+    path = env_file or Path(".env")
+    if not path.is_file():
+        if env_file is None:
+            return {}
+        raise ConfigError(
+            f"env file {str(env_file)!r} does not exist; give a file of NAME=value lines"
+        )
+    try:
+        # A token is taken letter by letter: "$" in it must not start a substitution.
+        return dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _first(sources: list[Mapping[str, str | None]], *names: str) -> str | None:
+    """The first value that is not empty; every name is tried in one source before the next."""
+    for source in sources:
+        for name in names:
+            value = (source.get(name) or "").strip()
+            if value:
+                return value
+    return None
+
+
+def _flag(name: str, value: str | None) -> bool:
+    if value is None or value.lower() in _NO:
+        return False
+    if value.lower() in _YES:
+        return True
+    raise ConfigError(f"{name} is {value!r}; legal values are {', '.join(_YES + _NO)}")
