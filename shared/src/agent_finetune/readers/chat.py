@@ -215,9 +215,23 @@ def _turns(row: Row, key: str, role: Role) -> tuple[Message, ...]:
     if key not in row.data:
         raise DataError(missing_key(row, key))
     value = row.data[key]
-    if isinstance(value, str) and not value.lstrip().startswith('[{"'):
-        return (Message(role=role, text=value),)
+    if isinstance(value, str):
+        value = _messages_in(value)
+        if value is None:
+            return (Message(role=role, text=row.data[key]),)
     return as_messages([value] if isinstance(value, Mapping) else value, key)
+
+
+def _messages_in(text: str) -> list[Any] | None:
+    """The messages that a csv cell holds as JSON, or None where a text is just a text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        value = strictjson.loads(text)
+    except DataError:
+        return None
+    messages = value and all(isinstance(item, Mapping) and "role" in item for item in value)
+    return list(value) if messages else None
 
 
 def _calls(item: Mapping[str, Any], what: str) -> tuple[ToolCall, ...]:

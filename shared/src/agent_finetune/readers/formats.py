@@ -10,6 +10,7 @@ from typing import Any
 
 from agent_finetune.contracts import Reading, Source
 from agent_finetune.errors import DataError
+from agent_finetune.readers import strictjson
 from agent_finetune.readers.bfcl import read_bfcl
 from agent_finetune.readers.chat import read_messages, read_prompt_completion
 from agent_finetune.readers.flat import read_alpaca, read_dolly, read_lima
@@ -32,11 +33,13 @@ class Format:
 
 
 def _first(row: Mapping[str, Any], key: str) -> object:
-    """The first item of a list; of a string the first character that says what JSON it holds."""
+    """The first item of a list, or of the list that a string holds as JSON."""
     value = row.get(key)
-    if isinstance(value, str):
-        head = "".join(value[:200].split())
-        return {"from": "", "role": ""} if head.startswith("[{") else head[1:2]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = strictjson.loads(value)
+        except DataError:
+            return None
     return value[0] if isinstance(value, (list, tuple)) and value else None
 
 

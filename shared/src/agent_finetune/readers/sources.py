@@ -36,8 +36,9 @@ class OpenedSource(Source):
 
     @cached_property
     def digest(self) -> str:
-        """`sha256:...` of the file's bytes; of several, of each one's name and bytes; of a hub
-        dataset, of its rows as JSON.
+        """`sha256:...` of the file's bytes.
+
+        Of several files, of each one's name and bytes; of a hub dataset, of its rows as JSON.
         """
         whole = hashlib.sha256()
         for file in self.files:

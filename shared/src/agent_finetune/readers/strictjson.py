@@ -52,10 +52,10 @@ def why(error: ValueError | RecursionError) -> str:
 
 
 def check_encodable(value: object, text: str) -> None:
-    """Refuse a lone surrogate, which JSON can write (`\\ud800`) and UTF-8 cannot.
+    """Refuse a lone surrogate, which a JSON escape can write and UTF-8 cannot.
 
     Raises:
-        ValueError: The value holds one. `text` is its JSON; a text without `\\ud` is not searched.
+        ValueError: The value, whose JSON is `text`, holds one.
     """
     if "\\ud" in text or "\\uD" in text:
         try:

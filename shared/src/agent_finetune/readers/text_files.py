@@ -8,7 +8,6 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,10 @@ from agent_finetune.readers import strictjson
 from agent_finetune.records import Row
 
 ROW_KEYS = frozenset(
-    ("messages", "conversations", "conversation", "tools", "functions", "function", "ground_truth")
-    + ("prompt", "completion")
+    ("tools", "functions", "function", "ground_truth", "prompt", "completion", "history")
 )
-"""Keys whose lists belong to one row; an object with one of them is not a wrapper."""
+"""Keys whose lists of objects belong to one row: an object that has one wraps no rows."""
 _BLANK = re.compile(r"[ \t\r\n]*")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Value:
-    """One JSON value of a file: a line of a jsonl, an item of a json list."""
-
-    source: str
-    """`file:line`."""
-    value: Any = None
-    problem: str | None = None
-    """Why the line does not parse; `value` is None then."""
 
 
 def read_text(path: Path) -> str:
@@ -60,13 +47,15 @@ def read_bytes(path: Path) -> bytes:
     return raw
 
 
-def json_values(path: Path) -> tuple[Value, ...]:
-    """The values of a json or jsonl file.
+def json_rows(path: Path) -> tuple[Row, ...]:
+    """The rows of a json or jsonl file.
 
-    A jsonl file gives one value per line that is not blank; a line that does not parse becomes a
-    Value with a problem. A json file gives the items of its list, or of the one list of objects
-    that its object wraps (`{"version": 1, "data": [...]}`), or else the object itself as the only
-    value. A json file of several values is read as jsonl, which some publishers name so.
+    A jsonl file has a row per line that is not blank; a line that does not parse is a row with a
+    problem. A json file has the items of its list, or of the one list of objects that its object
+    wraps (`{"version": 1, "data": [...]}`), or else the object itself as the only row. A json file
+    of several values is read as jsonl, which some publishers name so. A bare list of turns, as
+    hosts save a conversation, is one row, under `messages` (or `conversations`, with from and
+    value).
 
     Raises:
         DataError: The file cannot be read, or a json file does not parse; the line is named.
@@ -87,12 +76,7 @@ def json_values(path: Path) -> tuple[Value, ...]:
     if isinstance(document, Mapping):
         return tuple(_lines(path))
     line = text.count("\n", 0, end) + 1
-    raise DataError(f"{path}:{line}: not JSON: more text after the end of the list")
-
-
-def json_rows(path: Path) -> tuple[Row, ...]:
-    """The rows of a json or jsonl file; a value that is no object becomes a row with a problem."""
-    return tuple(_row(value) for value in json_values(path))
+    raise DataError(f"{path}:{line}: not JSON: more text after the end of the first value")
 
 
 def csv_rows(path: Path) -> tuple[Row, ...]:
@@ -133,38 +117,47 @@ def _csv_row(source: str, header: list[str], cells: list[str]) -> Row:
     return Row(source=source, data=dict(zip(header, cells, strict=True)))
 
 
-def _row(value: Value) -> Row:
-    if value.problem is not None:
-        return Row(source=value.source, problem=value.problem)
-    if not isinstance(value.value, Mapping):
-        kind = type(value.value).__name__
-        return Row(source=value.source, problem=f"the row is a {kind}; expected an object")
-    return Row(source=value.source, data=value.value)
+def _row(source: str, value: Any) -> Row:
+    if isinstance(value, Mapping):
+        return Row(source=source, data=value)
+    if key := _turns_key(value):
+        return Row(source=source, data={key: value})
+    kind = type(value).__name__
+    return Row(source=source, problem=f"the row is a {kind}; expected an object")
 
 
-def _lines(path: Path) -> Iterator[Value]:
-    """One value per line. Only a line feed ends a line: JSON strings may hold U+2028 and kin."""
+def _turns_key(value: Any) -> str | None:
+    """The key under which a bare list of turns is read; None when it is something else."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], Mapping):
+        return None
+    first = value[0].keys()
+    if "role" in first and first & {"content", "tool_calls", "function_call"}:
+        return "messages"
+    return "conversations" if {"from", "value"} <= first else None
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    """One row per line. Only a line feed ends a line: JSON strings may hold U+2028 and kin."""
     raw = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if not line.strip():
             continue
         source = f"{path}:{number}"
         try:
-            yield Value(source=source, value=strictjson.loads(line.decode()))
+            yield _row(source, strictjson.loads(line.decode()))
         except UnicodeDecodeError as error:
-            yield Value(source=source, problem=_encoding(raw, error))
+            yield Row(source=source, problem=_encoding(raw, error))
         except DataError as error:
-            yield Value(source=source, problem=str(error))
+            yield Row(source=source, problem=str(error))
 
 
-def _items(path: Path, text: str, start: int, document: Any) -> Iterator[Value]:
-    """The items of a parsed document's list, with the lines they start on."""
-    if isinstance(document, Mapping):
-        key = _wrapped(document)
-        if key is None:
-            line = text.count("\n", 0, start) + 1
-            yield Value(source=f"{path}:{line}", value=document)
-            return
+def _items(path: Path, text: str, start: int, document: Any) -> Iterator[Row]:
+    """The rows of a parsed document, with the lines they start on."""
+    key = _wrapped(document) if isinstance(document, Mapping) else None
+    if key is None and (isinstance(document, Mapping) or _turns_key(document)):
+        yield _row(f"{path}:{text.count(chr(10), 0, start) + 1}", document)
+        return
+    if key is not None:
         start = _member(text, start, key)
     elif not isinstance(document, list):
         raise DataError(f"{path}: holds a {type(document).__name__}; expected a list of objects")
@@ -174,21 +167,22 @@ def _items(path: Path, text: str, start: int, document: Any) -> Iterator[Value]:
         line += text.count("\n", counted, position)
         counted = position
         value, end = strictjson.decoder.raw_decode(text, position)
-        yield Value(source=f"{path}:{line}", value=value)
+        yield _row(f"{path}:{line}", value)
         position = _blank(text, end)
         if text[position] == ",":
             position = _blank(text, position + 1)
 
 
 def _wrapped(document: Mapping[str, Any]) -> str | None:
-    """The key of the list of rows that an object wraps, or None when the object is a row itself."""
+    """The key of the one list of rows that an object wraps; None when it is a row itself."""
     lists = [
         key
         for key, value in document.items()
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value)
     ]
-    rows = [key for key in lists if key not in ROW_KEYS]
-    return rows[0] if len(rows) == 1 == len(lists) else None
+    if len(lists) != 1 or lists[0] in ROW_KEYS or _turns_key(document[lists[0]]):
+        return None
+    return lists[0]
 
 
 def _member(text: str, start: int, key: str) -> int:

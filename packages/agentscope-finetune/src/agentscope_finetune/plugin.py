@@ -1,0 +1,17 @@
+"""The hooks that this plugin answers. Importing this module imports no torch and no AgentScope."""
+
+from __future__ import annotations
+
+from agent_finetune import hookimpl
+from agent_finetune.contracts import Reading, Source
+
+
+@hookimpl
+def finetune_read_examples(source: Source, format: str) -> Reading | None:
+    """Read saved AgentScope conversations, by the name `agentscope` or where they are plain."""
+    from agent_finetune.readers import convert
+    from agentscope_finetune import records
+
+    if format == records.FORMAT or (format == "auto" and records.is_agentscope(source.rows)):
+        return Reading(format=records.FORMAT, items=convert(source.rows, records.read_row))
+    return None
