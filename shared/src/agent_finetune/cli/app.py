@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -17,7 +17,7 @@ from agent_finetune.cli.training import merge, quickstart, train
 from agent_finetune.contracts import Command
 from agent_finetune.errors import FinetuneError, PluginError
 
-VERBS = {
+VERBS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "eval": evaluate,
     "inspect": inspect,

@@ -77,18 +77,20 @@ def merge(
 def quickstart(
     *,
     model: Annotated[str, Parameter(group=RESULT)] = "smollm2-135m-instruct",
-    minutes: Annotated[float, Parameter(group=RESULT)] = 10.0,
+    minutes: Annotated[float, Parameter(group=RESULT)] = 9.0,
     out: Annotated[str, Parameter(group=RESULT)] = "runs/quickstart",
     seed: Annotated[int, Parameter(group=RESULT)] = 0,
 ) -> None:
     """See a real model fail to call a tool, learn it, and be measured.
 
     Args:
-        model: Hub id, local folder, GGUF file, or the model shipped in a wheel.
-        minutes: Time to spend; on a slow machine, what fits it is trained.
-        out: Folder for the run.
-        seed: Seed of the whole run.
+        model: Hub id, folder or GGUF file to train instead.
+        minutes: Time for everything after installation; less is trained on a slow machine.
+        out: Folder for data, adapter, reports and plot.
+        seed: Seed of the training.
     """
-    from agent_finetune import quickstart as first_run
+    from agent_finetune.quickstart import QuickstartConfig, run
+    from agent_finetune.settings import read_settings
 
-    first_run.run(model=model, minutes=minutes, out=out, seed=seed, report=log)
+    config = QuickstartConfig(model=model, minutes=minutes, out=out, seed=seed)
+    run(config, read_settings(), report=log)

@@ -51,14 +51,10 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
     with quiet(), _errors_told(config, resolved, settings):
         quantization = hardware.quantization_config(config.quantization, dtype, device)
         place = _place(resolved, dtype, settings)
-        common = {
-            "revision": resolved.revision,
-            "token": hub.token(settings),
-            "local_files_only": settings.offline,
-            "trust_remote_code": config.trust_remote_code,
-        }
+        common = _common(config, resolved, settings)
         tokenizer = AutoTokenizer.from_pretrained(place, **common)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        auto_model: Any = AutoModelForCausalLM  # its types forget output_loading_info
+        model, report = auto_model.from_pretrained(
             place,
             dtype=dtype,
             # Straight to the GPU; a plain CPU model needs no map.
@@ -82,6 +78,21 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
     )
 
 
+def load_tokenizer(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Any:
+    """Load the tokenizer that `load` would load, without unpacking or reading any weights.
+
+    Raises:
+        ModelError: There is no tokenizer that Transformers can read.
+    """
+    gguf = {"gguf_file": resolved.gguf_file} if resolved.gguf_file else {}
+    with quiet(), _errors_told(config, resolved, settings):
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolved.location, **gguf, **_common(config, resolved, settings)
+        )
+    _ensure_pad_token(resolved, tokenizer)
+    return tokenizer
+
+
 def base_digest(resolved: ResolvedModel, settings: Settings) -> str:
     """What the base weights are: `commit:...` for a hub id, else `sha256:...` of their files.
 
@@ -101,6 +112,15 @@ def _place(resolved: ResolvedModel, dtype: torch.dtype, settings: Settings) -> s
         return resolved.location
     file = Path(resolved.location) / resolved.gguf_file
     return str(converted_folder(resolved.name, file, dtype, settings.cache_dir))
+
+
+def _common(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> dict[str, Any]:
+    return {
+        "revision": resolved.revision,
+        "token": hub.token(settings),
+        "local_files_only": settings.offline,
+        "trust_remote_code": config.trust_remote_code,
+    }
 
 
 @contextmanager
