@@ -113,14 +113,15 @@ def quantization_config(wanted: Quantization, dtype: torch.dtype, device: torch.
             f"quantization {wanted!r} needs the package bitsandbytes, which is not installed; "
             'run pip install -e "shared[quantization]"'
         )
-    from transformers import BitsAndBytesConfig
+    import transformers
 
+    bits_and_bytes: Any = transformers.BitsAndBytesConfig  # carries no types
     # It warns at every layer of every forward pass that bfloat16 is cast, as LLM.int8 must.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     _try_quantized_layer(wanted, dtype, device)
     if wanted == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+        return bits_and_bytes(load_in_8bit=True)
+    return bits_and_bytes(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -132,12 +133,13 @@ def _try_quantized_layer(wanted: Quantization, dtype: torch.dtype, device: torch
     try:
         import bitsandbytes
 
-        layer: torch.nn.Module
-        if wanted == "4bit":
-            layer = bitsandbytes.nn.Linear4bit(64, 64, compute_dtype=dtype, quant_type="nf4")
-        else:
-            layer = bitsandbytes.nn.Linear8bitLt(64, 64, has_fp16_weights=False)
-        with torch.no_grad():
+        layers: Any = bitsandbytes.nn  # carries no types
+        # The layer's random weights must not move the random numbers of the run.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            if wanted == "4bit":
+                layer = layers.Linear4bit(64, 64, compute_dtype=dtype, quant_type="nf4")
+            else:
+                layer = layers.Linear8bitLt(64, 64, has_fp16_weights=False)
             answer = layer.to(device)(torch.ones(2, 64, dtype=dtype, device=device))
         broken = not bool(torch.isfinite(answer).all())
         reason = "it computes values that are not finite"

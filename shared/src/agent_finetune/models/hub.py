@@ -12,7 +12,7 @@ from agent_finetune.errors import ModelError
 def is_repo_id(name: str) -> bool:
     """Whether a name has the form `owner/name` that the hub allows."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
