@@ -62,9 +62,8 @@ def test_a_float_is_wrong_where_the_schema_says_integer_and_right_where_it_says_
     assert not same_value(5.0, 5, {"type": "integer"})
     assert same_value(5.0, 5, {"type": "number"})
     assert not same_value([5.0], [5], {"type": "array", "items": {"type": "integer"}})
-    assert not same_value(
-        {"n": 5.0}, {"n": 5}, {"type": "object", "properties": {"n": {"type": "integer"}}}
-    )
+    inside = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    assert same_value({"n": 5.0}, {"n": 5}, inside)  # as BFCL, which does not look there
 
 
 def test_a_variable_given_for_a_number_is_spelt_exactly():
