@@ -1,0 +1,249 @@
+"""Example to Tokens: what is trained is what is served."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent_finetune import toolcalls
+from agent_finetune.config import OverlongPolicy
+from agent_finetune.errors import DataError, RenderError
+from agent_finetune.records import Example, Message, Section, Tokens
+from agent_finetune.render import sections as cutting
+from agent_finetune.render import tokens as encoding
+from agent_finetune.render import turns
+from agent_finetune.render.adapt import Adaptation, adapt
+from agent_finetune.render.fit import FitResult, fit
+from agent_finetune.render.messages import as_dicts, one_call_per_turn, plain_tools
+from agent_finetune.render.parser import Parser
+from agent_finetune.render.steps import Step, join, runs
+from agent_finetune.render.template import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Renderer:
+    """Renders conversations with one tokenizer's chat template, adapted where it loses things.
+
+    Every row is the prompt's ids exactly as they are served at that step, followed by the ids
+    that the model has to produce, its stop included.
+
+    Args:
+        tokenizer: A tokenizer of Transformers; it is not changed.
+        sections: Parts of the model's turns that are trained.
+
+    Raises:
+        RenderError: No adaptation lets the template express a conversation.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        sections: Collection[Section] = tuple(Section),
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._sections = frozenset(Section(section) for section in sections)
+        self._probed = adapt(tokenizer)
+        self._template = Template(tokenizer, self.adaptation.template)
+        self._parser = Parser(tokenizer, self._probed, self.stop_ids)
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """What was done to the tokenizer's chat template, and the template that came of it."""
+        return self._probed.adaptation
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts that end a served turn and are no single token."""
+        return tuple(text for text in self._stops() if len(self._ids(text)) != 1)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a served turn; the end-of-sequence token is always among them."""
+        ids = [self._ids(text)[0] for text in self._stops() if len(self._ids(text)) == 1]
+        if self._tokenizer.eos_token_id is not None:
+            ids.append(self._tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(ids))
+
+    def prompt_text(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """The prompt as text, exactly as it is served.
+
+        Raises:
+            RenderError: The template cannot express these messages.
+        """
+        return self._template.text(as_dicts(messages), plain_tools(tools), prompt=True)
+
+    def prompt_ids(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[int, ...]:
+        """The prompt as ids, exactly as it is served, the assistant's header included.
+
+        Raises:
+            RenderError: The template cannot express these messages.
+        """
+        return encoding.prompt_ids(self._tokenizer, self.prompt_text(messages, tools))
+
+    def rows(self, example: Example) -> tuple[Tokens, ...]:
+        """Training rows of an example, oldest first; most have one.
+
+        Turns share a row where each prompt begins with the ids of the row so far, as a cache at
+        serving time would; a turn whose template rewrites its past begins a new row.
+
+        Raises:
+            RenderError: The template cannot express the example.
+            DataError: No turn of it has a token to train.
+        """
+        rows = [join(run, example.source) for run in runs(self.steps(example))]
+        if not rows:
+            chosen = ", ".join(sorted(self._sections))
+            raise DataError(
+                f"{example.source or 'example'}: nothing to train: no assistant turn that is "
+                f"trained has any of the sections {chosen}"
+            )
+        return tuple(rows)
+
+    def fit(self, example: Example, max_length: int, policy: OverlongPolicy) -> FitResult:
+        """Rows of an example, none longer than `max_length` tokens.
+
+        See `agent_finetune.render.fit.fit` for what becomes of the others.
+
+        Raises:
+            RenderError: The template cannot express the example.
+            DataError: Nothing to train, or a row is too long and the policy is `error`.
+        """
+        return fit(self, example, max_length, policy)
+
+    def parse(
+        self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> toolcalls.ParsedTurn:
+        """Turn generated ids into thinking, words and calls; never raises for what they say.
+
+        Where the model's family has a response parser and its template is used for tools as it
+        is, that parser is asked; else calls are read as `toolcalls.parse` reads them.
+
+        Args:
+            ids: What was generated, with or without its stop.
+            tools: Tools that were offered; XML-like formats need them to type the arguments.
+        """
+        return self._parser.parse(ids, tools)
+
+    def steps(self, example: Example) -> list[Step]:
+        """The trained assistant turns of an example, each with its own prompt."""
+        messages = self.said_messages(example.messages)
+        tools = plain_tools(example.tools)
+        steps = []
+        for place, message in enumerate(messages):
+            if message.role != "assistant" or not message.trained:
+                continue
+            try:
+                step = self._step(messages[:place], message, tools)
+            except RenderError as error:
+                where = f"{example.source or 'example'}: message {place + 1}"
+                raise RenderError(f"{where}: {error}") from error
+            if any(step.trained):
+                steps.append(step)
+        return steps
+
+    def said_messages(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages as the adapted template says them: several calls one after another."""
+        if "one-call-per-turn" in self.adaptation.names:
+            return one_call_per_turn(messages)
+        return list(messages)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer with the adapted chat template into a folder."""
+        saved = copy.copy(self._tokenizer)
+        saved.chat_template = self.adaptation.template
+        saved.save_pretrained(folder)
+
+    def _step(
+        self, before: Sequence[Message], turn: Message, tools: list[dict[str, Any]] | None
+    ) -> Step:
+        if turn.generation:
+            return self._recorded(turn, len(before))
+        said = turns.say(self._template, before, turn, tools, self._probed.header)
+        text, stop = self._ended(said.said, turn)
+        shown = self._shown(turn)
+
+        def resay(variant: Message) -> str:
+            return turns.say(self._template, before, variant, tools, self._probed.header).said
+
+        spans = cutting.spans(shown, text, stop, self._probed.text_opening, resay)
+        prompt = encoding.prompt_ids(self._tokenizer, said.served)
+        encoded = encoding.completion(self._tokenizer, said.served, prompt, text)
+        labels, trained = cutting.per_token(encoded.offsets, spans, self._sections)
+        return Step(
+            place=len(before),
+            prompt=prompt,
+            ids=encoded.ids,
+            sections=tuple(labels),
+            trained=tuple(trained),
+        )
+
+    def _recorded(self, turn: Message, place: int) -> Step:
+        """A turn that this model produced: its own ids, whatever its text would tokenize to."""
+        assert turn.generation is not None
+        ids = turn.generation.ids
+        text = encoding.decode(self._tokenizer, ids)
+        ended = bool(ids) and ids[-1] in self.stop_ids
+        stop = len(encoding.decode(self._tokenizer, ids[:-1])) if ended else len(text)
+        shown = replace(turn, generation=None)
+        try:
+            spans = cutting.spans(shown, text, stop, self._probed.text_opening, lambda variant: "")
+        except RenderError:
+            # The record's text is not what was generated, word for word; its kind still is.
+            kind = Section.TOOL_CALL if turn.tool_calls else Section.FINAL_ANSWER
+            spans = [cutting.Span(start=0, end=stop, section=kind)]
+            spans.append(cutting.Span(start=stop, end=len(text), section=Section.STOP))
+        offsets = encoding.decoded_offsets(self._tokenizer, ids)
+        labels, trained = cutting.per_token(offsets, spans, self._sections)
+        return Step(
+            place=place,
+            prompt=turn.generation.prompt_ids,
+            ids=ids,
+            sections=tuple(labels),
+            trained=tuple(trained),
+        )
+
+    def _ended(self, said: str, turn: Message) -> tuple[str, int]:
+        """What the model says up to its stop, and where the stop begins.
+
+        Template text behind the stop belongs to the next prompt.
+        """
+        if len(turn.tool_calls) > 1 and "one-call-per-turn" in self.adaptation.names:
+            raise RenderError(
+                f"{len(turn.tool_calls)} calls in one turn, and no results to say them one "
+                "after another; this template can say one call a turn"
+            )
+        stop = self._probed.call_stop if turn.tool_calls else self._probed.text_stop
+        if not stop.rendered:
+            return said + stop.text, len(said)
+        place = said.rfind(stop.text)
+        if place < 0:
+            raise RenderError(f"the turn does not end with {stop.text!r}: {said[-60:]!r}")
+        return said[: place + len(stop.text)], place
+
+    def _shown(self, turn: Message) -> Message:
+        """The turn as the adapted template prints it: without what was left out."""
+        names = self.adaptation.names
+        if "thinking-left-out" in names or (turn.tool_calls and "call-thinking-left-out" in names):
+            turn = replace(turn, thinking=None)
+        if turn.tool_calls and "call-text-left-out" in names:
+            turn = replace(turn, text="")
+        if turn.tool_calls and turn.text and "call-text-as-thinking" in names:
+            thought = "\n\n".join(filter(None, (turn.thinking, turn.text)))
+            turn = replace(turn, thinking=thought, text="")
+        return turn
+
+    def _stops(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self._probed.text_stop.text, self._probed.call_stop.text)))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return encoding.prompt_ids(self._tokenizer, text)

@@ -1,0 +1,119 @@
+"""A chat template of one tokenizer, rendered to text; and the stops of its turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent_finetune.errors import RenderError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def render_failures() -> tuple[type[Exception], ...]:
+    """What a template raises when it cannot express a conversation."""
+    from jinja2 import TemplateError
+
+    return (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+
+
+class Template:
+    """One Jinja template with the tokenizer whose special tokens it prints."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+        self.tokenizer = tokenizer
+        self.source = source
+        self._failures = render_failures()
+
+    def text(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        prompt: bool = False,
+    ) -> str:
+        """Render messages; with `prompt`, as they are served, asking for an assistant turn.
+
+        Raises:
+            RenderError: The template refuses these messages.
+        """
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(messages),
+                tools=tools,
+                chat_template=self.source,
+                add_generation_prompt=prompt,
+                tokenize=False,
+            )
+        except self._failures as error:
+            what = f"{type(error).__name__}: {error}"
+            raise RenderError(f"the chat template cannot express this: {what}") from error
+        return str(text)
+
+
+def common_prefix(one: str, other: str) -> str:
+    """The characters with which both texts begin."""
+    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return one[:place]
+    return min(one, other, key=len)
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Special tokens of a tokenizer, the longest first."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tuple(sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stop:
+    """How turns of one kind end."""
+
+    text: str
+    rendered: bool
+    """False: the template's text of a finished turn lacks it, so that it is added. GLM stops
+    with the token that opens the next turn; some templates stop with nothing."""
+
+
+def find_stop(ended: str, followed: str, controls: Sequence[str]) -> Stop | None:
+    """The text that a model says to end its turn.
+
+    Args:
+        ended: What the template prints after the last words of a conversation.
+        followed: What it prints there when another message follows.
+        controls: The tokenizer's special tokens.
+
+    Returns:
+        The last special token that both have; else the first of `ended` (gpt-oss ends with one
+        that only stands there); else, where `ended` is blank, the first of `followed`; else the
+        words that both have; None when there are none.
+    """
+    shared = common_prefix(ended, followed)
+    if tokens := _find(shared, controls):
+        return Stop(text=tokens[-1], rendered=True)
+    if tokens := _find(ended, controls):
+        return Stop(text=tokens[0], rendered=True)
+    if not ended.strip() and (tokens := _find(followed, controls)):
+        return Stop(text=tokens[0], rendered=False)
+    words = shared.strip() if shared.strip() == ended.strip() else shared.rpartition("\n")[0]
+    return Stop(text=words.strip(), rendered=True) if words.strip() else None
+
+
+def _find(text: str, controls: Sequence[str]) -> list[str]:
+    """Special tokens in a text, in order."""
+    found: list[str] = []
+    place = 0
+    while place < len(text):
+        here = next((token for token in controls if text.startswith(token, place)), None)
+        if here:
+            found.append(here)
+        place += len(here) if here else 1
+    return found
+
+
+def borrowed_stop(ended: str, followed: str, controls: Sequence[str]) -> Stop | None:
+    """The first special token that the next message puts behind a finished turn."""
+    tokens = _find(followed.removeprefix(ended.rstrip()), controls)
+    return Stop(text=tokens[0], rendered=False) if tokens else None
