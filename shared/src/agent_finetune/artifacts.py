@@ -17,14 +17,14 @@ from typing import Any
 from agent_finetune.errors import ConfigError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file; its folder is made when missing."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; its folder is made when missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner reads; artifacts are as readable as any file.
@@ -34,6 +34,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_entry(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file; its folder is made when missing."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -130,6 +130,8 @@ class TrainJob:
     eval_examples: Sequence[Example] = ()
     """Examples whose tool calls are generated and scored at each evaluation."""
     out: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says besides: data digests and counts, adaptations. JSON, no secrets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,253 @@
+"""Low-rank adapters on disk and on a model: attach, open, save, merge, digest.
+
+PEFT does the work. What is added here: targets that match nothing are an error, the weights in
+training are float32 masters, an adapter's folder holds the tokenizer and chat template it was
+trained with, and it names a base that can be loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, Conv1D
+
+from agent_finetune import plugins
+from agent_finetune.artifacts import new_folder
+from agent_finetune.config import AdapterConfig, Dtype, ModelConfig
+from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
+from agent_finetune.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ADAPTER_CONFIG = "adapter_config.json"
+ALL_LINEAR = "all-linear"
+
+
+def attach(loaded: LoadedModel, config: AdapterConfig, *, seed: int = 0) -> PeftModel:
+    """Put a new LoRA adapter on a base model and freeze the rest.
+
+    The adapter starts as no change at all (one of its two matrices is zero) and is held in
+    float32 whatever the base is held in: steps of a small learning rate vanish in bfloat16.
+
+    Args:
+        loaded: A base without an adapter; it is changed in place.
+        config: Rank, scale, dropout and targets.
+        seed: Seed of the random matrix. The global generator is left as it was.
+
+    Raises:
+        ConfigError: A target matches no linear layer, or is the output head.
+    """
+    _check_targets(loaded.model, config.targets)
+    everything = ALL_LINEAR in config.targets
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        # PEFT takes any number; a whole one is written as such, for readers that want an int.
+        lora_alpha=cast("int", _plain_number(config.alpha)),
+        lora_dropout=config.dropout,
+        target_modules=ALL_LINEAR if everything else list(config.targets),
+        use_rslora=config.rslora,
+        revision=loaded.resolved.revision,
+    )
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = get_peft_model(loaded.model, lora)
+    model.peft_config["default"].base_model_name_or_path = _loadable_name(loaded.resolved)
+    return model
+
+
+def open_model(config: ModelConfig, settings: Settings, *, trainable: bool = False) -> LoadedModel:
+    """Load a base through the hooks, and `config.adapter` on top of it when one is named.
+
+    An adapter's folder may also stand in for the model itself: its base is then the one it names.
+
+    Args:
+        config: What to load.
+        settings: Cache, token and offline switch.
+        trainable: Whether the adapter will go on training.
+
+    Returns:
+        The model in evaluation mode. The tokenizer, chat template included, is the adapter's own
+        when its folder holds one.
+
+    Raises:
+        ModelError: The base or the adapter cannot be had, or the two do not fit.
+    """
+    if config.adapter is None and (Path(config.model) / ADAPTER_CONFIG).is_file():
+        folder = Path(config.model)
+        config = replace(config, **_base_of(folder), adapter=str(folder))
+    loaded = plugins.load_model(config, settings)
+    if config.adapter is None:
+        return loaded
+    folder = Path(config.adapter)
+    described = _read_config(folder)
+    if described.get("peft_type") != "LORA":
+        raise ModelError(f"{folder}: a {described.get('peft_type')!r} adapter; only LORA is known")
+    try:
+        with quiet():
+            model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
+    except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: this adapter does not fit {config.model!r}; it was made for "
+            f"{described.get('base_model_name_or_path')!r}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return replace(loaded, model=model.eval(), tokenizer=_tokenizer(folder, loaded), config=config)
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write an adapter and the tokenizer that goes with it into a folder, in PEFT's format.
+
+    Args:
+        model: `peft.PeftModel`.
+        tokenizer: Its chat template is the one that serving must use.
+        folder: Made when missing; write into `artifacts.new_folder` to have it whole or not at all.
+    """
+    # Left to itself, PEFT asks a hub whether the base's vocabulary is the model's; embeddings are
+    # no targets of ours, so there is nothing to ask.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    tokenizer.save_pretrained(str(folder))
+
+
+def merge(adapter: Path, out: Path, settings: Settings, *, dtype: Dtype = "auto") -> Path:
+    """Add an adapter into its base and write a model folder that plain Transformers loads.
+
+    Args:
+        adapter: An adapter's folder; its base is loaded by the name it carries.
+        out: The new model folder.
+        settings: Cache, token and offline switch.
+        dtype: Number format of the merged weights; auto is the format that the base is stored in.
+
+    Raises:
+        ModelError: The base or the adapter cannot be had, or the two do not fit.
+        ConfigError: `out` is there already.
+    """
+    if out.exists():
+        raise ConfigError(f"{out}: already there, and nothing is overwritten; give another folder")
+    base = _base_of(adapter)
+    resolved = plugins.resolve_model(base["model"], base["revision"], settings)
+    loaded = open_model(
+        ModelConfig(
+            **base,
+            adapter=str(adapter),
+            device="cpu",
+            dtype=_stored_dtype(resolved) if dtype == "auto" else dtype,
+        ),
+        settings,
+    )
+    merged = loaded.model.merge_and_unload(safe_merge=True)
+    with new_folder(out) as folder:
+        merged.save_pretrained(str(folder))
+        loaded.tokenizer.save_pretrained(str(folder))
+    return out
+
+
+def digest(folder: Path) -> str:
+    """sha256 over everything in an adapter's folder that changes an answer, as `sha256:...`.
+
+    Left out are what only people read, and files of a training checkpoint.
+    """
+    names = (
+        path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja")
+    )
+    total = hashlib.sha256()
+    for path in sorted(names):
+        with path.open("rb") as file:
+            total.update(
+                f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
+    return f"sha256:{total.hexdigest()}"
+
+
+def float32_masters(model: Any) -> None:
+    """Hold every weight that trains in float32; autocast still computes in a shorter format."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
+def base_model(model: Any) -> Any:
+    """The `transformers.PreTrainedModel` itself, under an adapter or not."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what PEFT, TRL and Transformers warn each other of: names that will go away."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`.*` is deprecated and will be removed", FutureWarning)
+        yield
+
+
+def _check_targets(model: Any, targets: Iterable[str]) -> None:
+    head = model.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    }
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    for target in targets:
+        if target == ALL_LINEAR or any(f".{name}".endswith(f".{target}") for name in linear):
+            continue
+        raise ConfigError(
+            f"targets names {target!r}, and no layer that can carry an adapter is called so; "
+            f"legal are {', '.join(known)} and {ALL_LINEAR}"
+        )
+
+
+def _plain_number(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _loadable_name(resolved: ResolvedModel) -> str:
+    """What the user typed; a folder or file by its full path, so that it loads from anywhere."""
+    path = Path(resolved.name).expanduser()
+    return str(path.resolve()) if path.exists() else resolved.name
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: no adapter here; an adapter folder has {ADAPTER_CONFIG}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / ADAPTER_CONFIG}: cannot be read: {error}") from error
+
+
+def _base_of(folder: Path) -> dict[str, Any]:
+    """`model` and `revision` of the base that an adapter names."""
+    described = _read_config(folder)
+    name = described.get("base_model_name_or_path")
+    if not name:
+        raise ModelError(f"{folder / ADAPTER_CONFIG}: names no base model; give the model as well")
+    return {"model": name, "revision": described.get("revision")}
+
+
+def _tokenizer(folder: Path, loaded: LoadedModel) -> Any:
+    if not (folder / "tokenizer_config.json").is_file():
+        return loaded.tokenizer
+    return AutoTokenizer.from_pretrained(
+        str(folder), trust_remote_code=loaded.config.trust_remote_code
+    )
+
+
+def _stored_dtype(resolved: ResolvedModel) -> Dtype:
+    """The number format of the base's files; float32 when they are quantized or do not say."""
+    if resolved.gguf_file is not None:
+        return "float32"
+    config = AutoConfig.from_pretrained(resolved.location, revision=resolved.revision)
+    name = str(config.dtype).removeprefix("torch.")
+    return cast("Dtype", name) if name in get_args(Dtype) else "float32"

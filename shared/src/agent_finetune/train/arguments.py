@@ -1,0 +1,141 @@
+"""From our settings to TRL's: the one place where their names are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl.trainer.sft_config import SFTConfig
+
+from agent_finetune.config import ModelConfig, TrainConfig
+from agent_finetune.contracts import LoadedModel
+from agent_finetune.errors import ConfigError
+from agent_finetune.train.folder import CHECKPOINTS
+
+
+def sft_config(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    out: Path,
+    *,
+    rows: int,
+    packed: bool,
+    evaluates: bool,
+    resumes: bool,
+) -> SFTConfig:
+    """The arguments of TRL's trainer.
+
+    Args:
+        config: How to train.
+        loaded: The model, for its device and number format.
+        out: The run's folder.
+        rows: How many there are to train on.
+        packed: Whether batches are packed.
+        evaluates: Whether there are held-out rows.
+        resumes: Whether the run goes on from a checkpoint; then it was evaluated at its start.
+
+    Raises:
+        ConfigError: The device is not one that this process may train on.
+    """
+    precision = compute_dtype(config, loaded)
+    evaluation = _every(config.eval_steps) if evaluates else ("no", None)
+    # The best model can only be kept where it is saved, so patience saves at each evaluation.
+    saving = evaluation if config.patience is not None else _every(config.save_steps)
+    arguments = SFTConfig(
+        output_dir=str(out / CHECKPOINTS),
+        use_cpu=loaded.device == "cpu",
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.peak_learning_rate,
+        lr_scheduler_type=config.schedule,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,  # it hides a NaN behind the mean of the other steps
+        eval_strategy=evaluation[0],
+        eval_steps=evaluation[1],
+        eval_on_start=evaluates and not resumes,
+        prediction_loss_only=True,
+        save_strategy=saving[0],
+        save_steps=saving[1] or 500,
+        load_best_model_at_end=config.patience is not None,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        # Counts what the rows hold: a packed batch has no padding, a padded one an attention mask.
+        include_num_input_tokens_seen="all" if packed else "non_padding",
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=loaded.device != "cpu",
+        remove_unused_columns=False,  # our collator needs the row's index
+        dataset_kwargs={"skip_prepare_dataset": True},
+        packing=False,
+        max_length=None,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    _check_device(arguments, loaded)
+    # Rounded down: Transformers rounds a share up, and a short run's first step moves nothing.
+    arguments.warmup_steps = int(config.warmup * total_steps(config, rows, arguments.world_size))
+    return arguments
+
+
+def compute_dtype(config: TrainConfig, loaded: LoadedModel) -> str:
+    """The number format of matrix products in training, `float32` for no autocast.
+
+    The weights that train are float32 masters, and autocast rounds them for each product: in
+    bfloat16 the small steps of an optimizer are lost. The exception is full training of weights
+    that the user asked for in bfloat16: those are trained as they are, at half the memory.
+    """
+    if config.method == "full" and keeps_format(loaded.config):
+        return "float32"
+    return loaded.dtype
+
+
+def keeps_format(config: ModelConfig) -> bool:
+    """Whether full training leaves the weights in the format that the user named."""
+    return config.dtype == "bfloat16"
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The number format of a name."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def total_steps(config: TrainConfig, rows: int, processes: int) -> int:
+    """Optimizer steps of the whole run, as Transformers counts them."""
+    if config.max_steps is not None:
+        return config.max_steps
+    batches = math.ceil(rows / (config.batch_size * processes))
+    per_epoch = max(1, math.ceil(batches / config.gradient_accumulation))
+    return math.ceil(config.epochs * per_epoch)
+
+
+def _every(steps: int | None) -> tuple[str, int | None]:
+    return ("epoch", None) if steps is None else ("steps", steps)
+
+
+def _check_device(arguments: Any, loaded: LoadedModel) -> None:
+    """Make Transformers train on the one device that the model is on.
+
+    With several GPUs in sight and no launcher it would split batches over all of them
+    (`nn.DataParallel`), and it always takes the first.
+    """
+    if loaded.device == "cpu":
+        return
+    if torch.device(loaded.device) != arguments.device:
+        raise ConfigError(
+            f"device is {loaded.device!r}, and training takes {arguments.device}, the first GPU "
+            "in sight; choose another with CUDA_VISIBLE_DEVICES"
+        )
+    arguments._n_gpu = 1  # the only way there is to say it

@@ -1,0 +1,251 @@
+"""`fit`: from rows of tokens to an adapter on disk, read from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import EarlyStoppingCallback, PrinterCallback
+
+from agent_finetune import adapters, artifacts, attention
+from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
+from agent_finetune.errors import ConfigError, TrainError
+from agent_finetune.train import folder, record
+from agent_finetune.train.arguments import (
+    keeps_format,
+    sft_config,
+    torch_dtype,
+    total_steps,
+)
+from agent_finetune.train.callbacks import (
+    CheckpointKeeper,
+    GradientCheck,
+    HistoryWriter,
+    ProgressBar,
+)
+from agent_finetune.train.history import History
+from agent_finetune.train.plots import loss_curve
+from agent_finetune.train.trainer import RowCollator, SupervisedTrainer
+
+
+def fit(job: TrainJob) -> TrainResult:
+    """Train, and write what the run leaves behind into `job.out`.
+
+    The model is changed in place: it carries the trained adapter (or weights) afterwards, in
+    evaluation mode. Under torchrun every process calls this, and process 0 writes.
+
+    Raises:
+        ConfigError: `job.out` holds another run, or one that these settings cannot resume.
+        DataError: A row has no trained token.
+        TrainError: The loss or a gradient is no longer a number, or memory ran out.
+    """
+    config = job.config.train
+    folder.check(job.out, resume=config.resume)
+    loaded = replace(job.loaded, model=_with_trainable_weights(job))
+    attention.register()
+    packed = config.pack and attention.can_pack(adapters.base_model(loaded.model))
+    resumes = config.resume and bool(folder.whole_checkpoints(job.out))
+    with ExitStack() as stack:
+        stack.enter_context(adapters.quiet())
+        args = sft_config(
+            config,
+            loaded,
+            job.out,
+            rows=len(job.train_rows),
+            packed=packed,
+            evaluates=bool(job.eval_rows),
+            resumes=resumes,
+        )
+        if args.should_save:
+            stack.enter_context(folder.claimed(job.out))
+        run = record.of(job, loaded, processes=args.world_size, packed=packed)
+        checkpoint = _begin(job, run, args)
+        # No other process looks at the folder before process 0 has put it in order.
+        args.distributed_state.wait_for_everyone()
+        return _train(job, loaded, args, run, checkpoint, packed=packed)
+
+
+def _with_trainable_weights(job: TrainJob) -> Any:
+    """The model with what is to be trained on it, and only that, ready for gradients."""
+    model = job.loaded.model
+    if job.config.train.method == "full":
+        if isinstance(model, PeftModel):
+            raise ConfigError("method is 'full' and an adapter is on the model; merge it first")
+        if not keeps_format(job.loaded.config):
+            model = model.float()
+        return model.requires_grad_(True)
+    if not isinstance(model, PeftModel):
+        return adapters.attach(job.loaded, job.config.lora, seed=job.config.train.seed)
+    model.set_adapter(model.active_adapter)  # which also makes it trainable
+    return model
+
+
+def _begin(job: TrainJob, run: dict[str, Any], args: Any) -> Path | None:
+    """Put the folder in order, and find the checkpoint to go on from.
+
+    Raises:
+        ConfigError: The folder holds another run, or this one and nothing is left to do.
+    """
+    config = job.config.train
+    steps = total_steps(config, len(job.train_rows), args.world_size)
+    whole = folder.whole_checkpoints(job.out) if config.resume else []
+    if args.should_save:
+        folder.check(job.out, resume=config.resume)
+        before = folder.read_run(job.out)
+        if before is not None:
+            folder.check_same(job.out, before, run["must_stay"])
+            if before["status"] == "finished" and before["steps"] >= steps:
+                raise ConfigError(
+                    f"{job.out}: this run finished at step {before['steps']}, and {steps} were "
+                    "asked for; raise max_steps or epochs to go on"
+                )
+        artifacts.write_json(job.out / folder.RUN, run)
+    # A run killed after its last checkpoint has no step left to take from there; one before it
+    # leads to the same weights.
+    return max((path for step, path in whole if step < steps), key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _train(
+    job: TrainJob,
+    loaded: LoadedModel,
+    args: Any,
+    run: dict[str, Any],
+    checkpoint: Path | None,
+    *,
+    packed: bool,
+) -> TrainResult:
+    base = adapters.base_model(loaded.model)
+    usual_attention = base.config._attn_implementation
+    ours = packed and not usual_attention.startswith("flash")  # flash attention packs by itself
+    config = job.config.train
+    callbacks: list[Any] = [GradientCheck(), CheckpointKeeper(job.out, config.keep_checkpoints)]
+    if config.patience is not None:
+        callbacks.append(EarlyStoppingCallback(config.patience))
+    writer: HistoryWriter | None = None  # of process 0
+    with ExitStack() as stack:
+        if args.should_save:
+            resume_at = None if checkpoint is None else _step_of(checkpoint)
+            history = History(job.out / folder.HISTORY, resume_at=resume_at)
+            writer = HistoryWriter(history, lambda: _tool_metrics(job, loaded, usual_attention))
+            bar = ProgressBar(history)
+            stack.callback(bar.close)
+            callbacks += [writer, bar]
+        trainer = _trainer(job, loaded, args, callbacks, packed=packed)
+        stack.enter_context(attention.using(base, attention.PACKED) if ours else nullcontext())
+        with _memory_errors(job, trainer):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            if job.eval_rows and not _evaluated_at_end(trainer):
+                trainer.evaluate()
+    loaded.model.eval()
+    if config.method == "full":
+        loaded.model.to(torch_dtype(loaded.dtype))
+    result = _result(job, trainer, writer)
+    if writer is not None:
+        _write(job, loaded, writer.history, run, result)
+    args.distributed_state.wait_for_everyone()
+    return result
+
+
+def _trainer(
+    job: TrainJob, loaded: LoadedModel, args: Any, callbacks: list[Any], *, packed: bool
+) -> SupervisedTrainer:
+    rows = [*job.train_rows, *job.eval_rows]
+    count = len(job.train_rows)
+    pad_id = loaded.tokenizer.pad_token_id
+    trainer = SupervisedTrainer(
+        model=loaded.model,
+        args=args,
+        data_collator=RowCollator(rows, pad_id=0 if pad_id is None else pad_id, packed=packed),
+        train_dataset=_dataset(range(count)),
+        eval_dataset=_dataset(range(count, len(rows))) if job.eval_rows else None,
+        processing_class=loaded.tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not (job.config.train.method == "full" and keeps_format(loaded.config)):
+        adapters.float32_masters(loaded.model)  # TRL rounds adapters of quantized models
+    return trainer
+
+
+def _dataset(rows: range) -> Dataset:
+    """What Transformers shuffles and deals out; the collator turns indices into rows."""
+    return Dataset.from_dict({"row": list(rows)})
+
+
+def _evaluated_at_end(trainer: SupervisedTrainer) -> bool:
+    steps = [line["step"] for line in trainer.state.log_history if "eval_loss" in line]
+    return bool(steps) and steps[-1] == trainer.state.global_step
+
+
+def _tool_metrics(job: TrainJob, loaded: LoadedModel, usual_attention: str) -> Mapping[str, float]:
+    """Generate and score the tool calls of the held-out examples, with the weights as they are."""
+    if not job.eval_examples:
+        return {}
+    from agent_finetune import evaluate
+
+    training = loaded.model.training
+    loaded.model.eval()
+    with attention.using(adapters.base_model(loaded.model), usual_attention):
+        report = evaluate.evaluate(loaded, job.eval_examples)
+    loaded.model.train(training)
+    return dict(report.metrics)
+
+
+@contextmanager
+def _memory_errors(job: TrainJob, trainer: SupervisedTrainer) -> Iterator[None]:
+    """Say what to lower when memory runs out."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # torch has no class of its own for memory that a CPU lacks.
+        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        config = job.config.train
+        longest = max(len(row.ids) for row in job.train_rows)
+        raise TrainError(
+            f"step {trainer.state.global_step + 1}: out of memory on {job.loaded.device}; lower "
+            f"batch_size ({config.batch_size}) and raise gradient_accumulation "
+            f"({config.gradient_accumulation}), set gradient_checkpointing, lower max_length (the "
+            f"longest row has {longest} tokens), or use quantization 4bit. The last checkpoint "
+            "is kept"
+        ) from error
+
+
+def _result(job: TrainJob, trainer: SupervisedTrainer, writer: HistoryWriter | None) -> TrainResult:
+    config, state = job.config.train, trainer.state
+    best = state.best_global_step if config.patience is not None else None
+    return TrainResult(
+        adapter_dir=job.out / ("model" if config.method == "full" else "adapter"),
+        steps=state.global_step,
+        loss=next(line["loss"] for line in reversed(state.log_history) if "loss" in line),
+        seconds=0.0 if writer is None else writer.seconds,
+        train_tokens=state.num_input_tokens_seen,
+        metrics={} if writer is None else record.metrics_after(writer.history, at=best),
+    )
+
+
+def _write(
+    job: TrainJob,
+    loaded: LoadedModel,
+    history: History,
+    run: dict[str, Any],
+    result: TrainResult,
+) -> None:
+    """Write weights, plot and metrics, and last of all that the run has finished."""
+    with artifacts.new_folder(result.adapter_dir, replace=True) as target:
+        adapters.save(loaded.model, loaded.tokenizer, target)
+    loss_curve(history, job.out / folder.PLOT)
+    before, after = record.metrics_before(history), dict(result.metrics)
+    artifacts.write_json(job.out / folder.METRICS, {"before": before, "after": after})
+    artifacts.write_json(job.out / folder.RUN, record.finished(run, result))

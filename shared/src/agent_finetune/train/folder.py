@@ -1,0 +1,122 @@
+"""The folder of a run: who may write into it, which checkpoints are whole, what may go on.
+
+`run.json` is there from the first moment: `status` is `running` until all else is written, then
+`finished`. A checkpoint counts once the file `whole` is in it, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from agent_finetune import artifacts
+from agent_finetune.errors import ConfigError
+
+RUN = "run.json"
+HISTORY = "history.jsonl"
+METRICS = "metrics.json"
+PLOT = "loss.png"
+CHECKPOINTS = "checkpoints"
+_OURS = (RUN, HISTORY, METRICS, PLOT, CHECKPOINTS, "adapter", "model")
+_WHOLE = "whole"
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold a run's folder against every other process; the system frees it when we die.
+
+    Raises:
+        ConfigError: Another run is writing into it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"{out}: another run is writing here; give another out") from None
+
+
+def check(out: Path, *, resume: bool) -> None:
+    """Refuse a folder whose results would be lost.
+
+    Raises:
+        ConfigError: It holds a run and `resume` is off, or is no folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: a file; out must be a folder")
+    found = [name for name in _OURS if (out / name).exists()]
+    if resume or not found:
+        return
+    run = read_run(out)
+    if run is None:
+        raise ConfigError(f"{out}: has {found[0]!r} of something else; give another out")
+    state, way = (
+        ("a finished", "remove it") if run["status"] == "finished" else ("an unfinished", "resume")
+    )
+    raise ConfigError(
+        f"{out}: holds {state} run of {run['config']['model']['model']!r}; give another out, or "
+        + ("remove that folder" if way == "remove it" else "go on with it with --resume")
+    )
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """run.json of the run that a folder holds, None when it holds none.
+
+    Raises:
+        ConfigError: There is a run.json that is not ours.
+    """
+    path = out / RUN
+    if not path.exists():
+        return None
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); give another out") from error
+    if not {"status", "config", "must_stay"} <= run.keys():
+        raise ConfigError(f"{path}: not written by agent-finetune; give another out")
+    return run
+
+
+def check_same(out: Path, run: Mapping[str, Any], must_stay: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under settings that would change its losses.
+
+    Raises:
+        ConfigError: One of the settings differs; it is named with both values.
+    """
+    for name, value in must_stay.items():
+        before = run["must_stay"].get(name)
+        if before != value:
+            raise ConfigError(
+                f"{out}: cannot resume, {name} was {before!r} and is now {value!r}; "
+                "put it back, or give another out"
+            )
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Say that a checkpoint is complete, once all its files are on the disk."""
+    artifacts.sync_folder(checkpoint)
+    artifacts.write_text(checkpoint / _WHOLE, "")
+
+
+def whole_checkpoints(out: Path) -> list[tuple[int, Path]]:
+    """Step and folder of every whole checkpoint, oldest first."""
+    found = []
+    for path in (out / CHECKPOINTS).glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if step.isdigit() and (path / _WHOLE).exists():
+            found.append((int(step), path))
+    return sorted(found)
+
+
+def prune(out: Path, *, keep: int, best: str | None) -> None:
+    """Delete whole checkpoints but the newest `keep` and the best one."""
+    for _, path in whole_checkpoints(out)[:-keep]:
+        if best is None or path.resolve() != Path(best).resolve():
+            (path / _WHOLE).unlink()  # first, so that half of it never counts as whole
+            shutil.rmtree(path)

@@ -1,0 +1,63 @@
+"""history.jsonl: one JSON object per log step and per evaluation, in the order they happened.
+
+A training line has `step`, `epoch`, `loss` (nats per trained token), `learning_rate`,
+`grad_norm` (before clipping), `tokens` (seen so far, padding not counted), `tokens_per_second`
+(since the line before, evaluation and saving not counted) and `seconds` (since the run began, all
+its sessions together). An evaluation line has `step`, `epoch`, `seconds`, `eval_loss`, and the
+tool metrics where calls are generated. Step 0 is before training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from agent_finetune.artifacts import write_text
+
+Line = dict[str, Any]
+
+
+class History:
+    """The lines of one run, on disk as soon as they are added."""
+
+    def __init__(self, path: Path, *, resume_at: int | None = None) -> None:
+        """Begin a history, or take one up again.
+
+        Args:
+            path: The file; it is made at once.
+            resume_at: Step of the checkpoint that the run goes on from; what came after it will
+                happen again and is forgotten. None begins anew.
+        """
+        self.path = path
+        self.lines: list[Line] = []
+        if resume_at is not None:
+            self.lines = [line for line in read(path) if line["step"] <= resume_at]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def add(self, line: Line) -> None:
+        """Append one line and flush it to the disk."""
+        self.lines.append(line)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def training(self) -> list[Line]:
+        """The lines of optimizer steps."""
+        return [line for line in self.lines if "loss" in line]
+
+    @property
+    def evaluations(self) -> list[Line]:
+        """The lines of evaluations."""
+        return [line for line in self.lines if "eval_loss" in line]
+
+
+def read(path: Path) -> list[Line]:
+    """The lines of a history; a last line that was cut off in the writing is left out."""
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in whole if line]

@@ -1,0 +1,265 @@
+"""`run`: a whole training job, from a `RunConfig` to what it leaves on disk."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from agent_finetune import adapters, plugins, readers
+from agent_finetune.config import DataConfig, ModelConfig, RunConfig
+from agent_finetune.contracts import LoadedModel, Settings, TrainJob, TrainResult
+from agent_finetune.errors import DataError, RenderError
+from agent_finetune.readers import ReadResult
+from agent_finetune.records import BadRow, Example, Tokens
+from agent_finetune.render import Renderer
+from agent_finetune.splits import tool_families
+from agent_finetune.train import folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """Examples as rows, and what became of those that did not fit."""
+
+    rows: tuple[Tokens, ...]
+    examples: tuple[Example, ...]
+    """Those that gave at least one row."""
+    trimmed: int
+    """Examples that lost their oldest turns to the length limit."""
+    dropped: int
+    """Examples that are too long even so, or by policy."""
+    split: int
+    """Examples that became several rows, because a later prompt rewrites an earlier turn."""
+    bad: tuple[BadRow, ...]
+    """Examples that the chat template cannot express."""
+
+    def counts(self) -> dict[str, int]:
+        """For run.json."""
+        return {
+            "examples": len(self.examples),
+            "rows": len(self.rows),
+            "in_several_rows": self.split,
+            "trimmed": self.trimmed,
+            "too_long": self.dropped,
+            "not_expressible": len(self.bad),
+            "tokens": sum(len(row.ids) for row in self.rows),
+            "trained_tokens": sum(sum(row.trained) for row in self.rows),
+        }
+
+
+def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None]) -> TrainResult:
+    """Read data, load the model, render, train, and write what the run leaves behind.
+
+    Under torchrun every process calls this; process 0 reports and writes.
+
+    Args:
+        config: The whole run.
+        settings: Cache, token and offline switch.
+        report: Gets one line for each thing that was derived.
+
+    Raises:
+        FinetuneError: Something the user must change; the message says what.
+    """
+    out = Path(config.out)
+    folder.check(out, resume=config.train.resume)
+    processes = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
+    say = report if processes.is_main_process else _say_nothing
+    data = _read(config.data, config.data.data, settings, say)
+    training, held_out = _split(config, data, settings, say)
+    loaded = adapters.open_model(_placed(config.model, processes), settings, trainable=True)
+    say(f"model: {loaded.resolved.name}, {loaded.dtype} on {loaded.device}")
+    renderer = Renderer(loaded.tokenizer, sections=config.data.sections)
+    for reason in renderer.adaptation.reasons:
+        say(f"chat template: {reason}")
+    limit = config.data.max_length or context_length(loaded.model)
+    train = render(renderer, training, config.data, limit)
+    evaluation = render(renderer, held_out, config.data, limit)
+    _tell(say, train, evaluation, limit)
+    job = TrainJob(
+        config=config,
+        loaded=_as_served(loaded, renderer),
+        train_rows=train.rows,
+        eval_rows=evaluation.rows,
+        eval_examples=evaluation.examples[: config.train.eval_generate],
+        out=out,
+        facts=_facts(data, train, evaluation, renderer, limit),
+    )
+    return plugins.train_adapter(job)
+
+
+def _say_nothing(_: str) -> None:
+    """What processes other than the first report."""
+
+
+def _read(
+    config: DataConfig, name: str, settings: Settings, say: Callable[[str], None]
+) -> ReadResult:
+    result = readers.read(
+        name,
+        format=config.format,
+        on_bad_row=config.on_bad_row,
+        split=config.split,
+        settings=settings,
+    )
+    found = "" if config.format != "auto" else " (found)"
+    bad = f", {len(result.bad)} bad rows left out" if result.bad else ""
+    say(f"data: {name}, format {result.format}{found}, {len(result.examples)} examples{bad}")
+    return result
+
+
+def _split(
+    config: RunConfig, data: ReadResult, settings: Settings, say: Callable[[str], None]
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Examples to train on, and examples to measure on."""
+    if config.data.eval_data is not None:
+        return data.examples, _read(config.data, config.data.eval_data, settings, say).examples
+    if not config.data.eval_share:
+        return data.examples, ()
+    training, held_out = hold_out_share(
+        data.examples, share=config.data.eval_share, seed=config.train.seed
+    )
+    say(f"held out: {len(held_out)} examples, whose tools are in no example that is trained")
+    return training, held_out
+
+
+def hold_out_share(
+    examples: Sequence[Example], *, share: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Split so that no tool of a held-out example is trained; example order is kept.
+
+    Args:
+        examples: Examples, with tools or without.
+        share: Most of them that are held out, from 0 to 1.
+        seed: Seed of the choice of tool families.
+
+    Raises:
+        DataError: Every family is larger than the share.
+    """
+    families = tool_families(examples)
+    random.Random(seed).shuffle(families)
+    room = round(share * len(examples))
+    chosen: set[int] = set()
+    for family in families:
+        if len(family) <= room - len(chosen):
+            chosen.update(id(example) for example in family)
+    if not chosen:
+        raise DataError(
+            f"eval_share {share!r} of {len(examples)} examples holds out {room}, and the smallest "
+            f"group that shares its tools has {min(map(len, families))}; raise eval_share, or "
+            "give eval_data"
+        )
+    return (
+        [example for example in examples if id(example) not in chosen],
+        [example for example in examples if id(example) in chosen],
+    )
+
+
+def _placed(config: ModelConfig, processes: PartialState) -> ModelConfig:
+    """Under torchrun each process has a GPU of its own."""
+    if processes.num_processes == 1 or processes.device.type != "cuda":
+        return config
+    return replace(config, device=f"cuda:{processes.local_process_index}")
+
+
+def context_length(model: Any) -> int:
+    """Most tokens that a model's positions reach; without a limit of its own, a million."""
+    text = model.config.get_text_config().to_dict()
+    return int(text.get("max_position_embeddings") or 1_000_000)
+
+
+def render(
+    renderer: Renderer, examples: Sequence[Example], config: DataConfig, limit: int
+) -> Rendered:
+    """Render every example, and count what is lost.
+
+    Args:
+        renderer: Of the model's tokenizer.
+        examples: What to render.
+        config: Policies for bad and over-long examples.
+        limit: Most tokens in a row.
+
+    Raises:
+        DataError: Not one example is left, **or** one is too long and the policy is error.
+        RenderError: One cannot be expressed and the policy for bad rows is stop.
+    """
+    rows: list[Tokens] = []
+    kept: list[Example] = []
+    bad: list[BadRow] = []
+    trimmed = dropped = split = 0
+    for example in examples:
+        try:
+            fitted = renderer.fit(example, limit, config.overlong)
+        except (RenderError, DataError) as error:
+            if config.on_bad_row == "stop" or config.overlong == "error":
+                raise
+            bad.append(BadRow(source=example.source, reason=str(error)))
+            continue
+        trimmed += fitted.trimmed > 0
+        dropped += fitted.dropped > 0
+        split += len(fitted.rows) > 1
+        rows += fitted.rows
+        if fitted.rows:
+            kept.append(example)
+    if examples and not rows:
+        why = bad[0].reason if bad else f"all are longer than {limit} tokens; raise max_length"
+        raise DataError(f"none of the {len(examples)} examples can be used: {why}")
+    return Rendered(
+        rows=tuple(rows),
+        examples=tuple(kept),
+        trimmed=trimmed,
+        dropped=dropped,
+        split=split,
+        bad=tuple(bad),
+    )
+
+
+def _tell(say: Callable[[str], None], train: Rendered, evaluation: Rendered, limit: int) -> None:
+    counts = train.counts()
+    say(
+        f"training: {counts['rows']} rows, {counts['tokens']} tokens, "
+        f"{counts['trained_tokens']} of them trained"
+    )
+    if evaluation.rows:
+        say(f"held out: {len(evaluation.rows)} rows")
+    for name, what in (
+        ("in_several_rows", "became several rows: later prompts rewrite earlier turns"),
+        ("trimmed", f"lost their oldest turns to max_length {limit}"),
+        ("too_long", f"left out: longer than max_length {limit}"),
+        ("not_expressible", "left out: the chat template cannot express them"),
+    ):
+        if total := counts[name] + evaluation.counts()[name]:
+            say(f"{total} examples {what}")
+
+
+def _as_served(loaded: LoadedModel, renderer: Renderer) -> LoadedModel:
+    """The model with the chat template that it was rendered with, and will be served with."""
+    tokenizer = copy.copy(loaded.tokenizer)
+    tokenizer.chat_template = renderer.adaptation.template
+    return replace(loaded, tokenizer=tokenizer)
+
+
+def _facts(
+    data: ReadResult, train: Rendered, evaluation: Rendered, renderer: Renderer, limit: int
+) -> dict[str, Any]:
+    bad = [*data.bad, *train.bad, *evaluation.bad]
+    return {
+        "data": {
+            "format": data.format,
+            "digest": data.digest,
+            "read": len(data.examples) + len(data.bad),
+            "max_length": limit,
+            "train": train.counts(),
+            "eval": evaluation.counts(),
+            "bad_rows": [{"source": row.source, "reason": row.reason} for row in bad],
+        },
+        "chat_template": {
+            "adaptations": list(renderer.adaptation.names),
+            "reasons": list(renderer.adaptation.reasons),
+        },
+    }

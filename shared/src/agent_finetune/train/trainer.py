@@ -1,0 +1,164 @@
+"""TRL's SFTTrainer with our batches, and a loss that is cheap where few tokens are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from transformers.trainer_utils import EvalLoopOutput
+from trl.trainer.sft_trainer import SFTTrainer
+
+from agent_finetune import adapters, plugins
+from agent_finetune.collate import IGNORED
+from agent_finetune.errors import TrainError
+from agent_finetune.records import Tokens
+
+_MOST_LOGITS = 2**27
+"""Most logits held at once: 0.5 GiB in float32, and about three times that with gradients."""
+
+
+class RowCollator:
+    """Batches of dataset rows through the collate hook.
+
+    The dataset carries each row's index, and the row itself goes to the hook: a plugin sees the
+    sections and the source, which a dataset of ids and labels has lost.
+    """
+
+    def __init__(self, rows: Sequence[Tokens], *, pad_id: int, packed: bool) -> None:
+        self.rows = rows
+        self.pad_id = pad_id
+        self.packed = packed
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        rows = [self.rows[feature["row"]] for feature in features]
+        return dict(plugins.collate_batch(rows, pad_id=self.pad_id, packed=self.packed))
+
+
+class SupervisedTrainer(SFTTrainer):
+    """Cross entropy on the trained tokens, the head run only where the next token is trained.
+
+    TRL's own head does that on a GPU, tile by tile, and is used there. On a CPU it scores every
+    position in float32, which takes longer than the rest of a small model; there the model's own
+    head runs on the trained positions alone, through the public argument `logits_to_keep`.
+    """
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if return_outputs or not self._head_fits(inputs["labels"]):
+            answer = super().compute_loss(  # type: ignore[no-untyped-call]
+                model, inputs, return_outputs, num_items_in_batch
+            )
+            self._check_finite(answer[0] if return_outputs else answer)
+            return answer
+        total, count = trained_loss(model, inputs)
+        if num_items_in_batch is None:
+            loss = total / count
+        else:
+            # The count is over all processes, whose gradients DDP averages.
+            loss = total / num_items_in_batch * self.accelerator.num_processes
+        self._check_finite(loss)
+        return loss
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The mean loss over trained tokens, which does not depend on how rows fell into batches.
+
+        Transformers' own averages the means of batches.
+        """
+        model: Any = self.model
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for inputs in dataloader:
+            inputs = self._prepare_inputs(inputs)
+            count = (inputs["labels"][:, 1:] != IGNORED).sum()
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs)
+            sums += torch.stack((loss.double() * count, count.double()))
+            self.control = self.callback_handler.on_prediction_step(
+                self.args, self.state, self.control
+            )
+        total, trained = self.accelerator.reduce(sums).tolist()
+        return EvalLoopOutput(
+            predictions=np.empty(0),  # Trainer.evaluate looks at the metrics only
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_loss": total / trained},
+            num_samples=len(dataloader.dataset),
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write an adapter as `adapters.save` does, and anything else as Transformers does.
+
+        PEFT would ask a hub about the base for every checkpoint.
+        """
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded or not isinstance(self.model, PeftModel):
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            adapters.save(
+                self.model, self.processing_class, Path(output_dir or self.args.output_dir)
+            )
+
+    def create_model_card(self, *unused: Any, **unused_too: Any) -> None:
+        """Write none: run.json says what a run was, and TRL's card would sit beside it."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: whoever trains here has not been asked."""
+
+    def _head_fits(self, labels: torch.Tensor) -> bool:
+        if labels.device.type != "cpu" or self.aux_loss_enabled:
+            return False
+        columns = int((labels[:, 1:] != IGNORED).any(0).sum())
+        model: Any = self.model
+        vocabulary = model.config.get_text_config().vocab_size
+        return bool(labels.shape[0] * columns * vocabulary <= _MOST_LOGITS)
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise not_finite("loss", float(loss), self.state.global_step + 1)
+
+
+def trained_loss(model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the cross entropy over trained tokens, in nats, and how many there are.
+
+    Args:
+        model: Causal language model whose forward takes `logits_to_keep`.
+        inputs: A batch; `labels` are not shifted, shape (B, T).
+
+    Returns:
+        Two scalars, float32 and int64.
+    """
+    targets = inputs["labels"][:, 1:]  # (B, T - 1); the token that position t must predict
+    arguments = {name: value for name, value in inputs.items() if name != "labels"}
+    # Columns in which any row predicts a trained token. All rows share them, so that the head
+    # sees a rectangle (B, columns); the untrained corners of it are ignored below.
+    columns = (targets != IGNORED).any(0).nonzero()[:, 0]
+    targets = targets[:, columns].flatten()
+    logits = model(**arguments, logits_to_keep=columns, use_cache=False).logits
+    total = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum"
+    )
+    return total, (targets != IGNORED).sum()
+
+
+def not_finite(what: str, value: float, step: int) -> TrainError:
+    """The error for a run that has left the real numbers."""
+    return TrainError(
+        f"step {step}: {what} is {value}; lower learning_rate (or raise warmup), lower "
+        "max_grad_norm, or use dtype float32. The last checkpoint is kept"
+    )
