@@ -12,8 +12,12 @@ A row joins a question file's line with the line of the same id in `possible_ans
   empty string again saying that the key may be left out (here only that). The alternatives are
   multiplied out, so that each value of `AcceptedCall.arguments` is one whole right value; the same
   holds for a list of objects. Deeper lists are values, not alternatives.
-- null is a right value like any other. An empty list says that no value is right: two lines of
-  live_simple can never be answered, and stay so.
+- null is a right value like any other. An empty list says that no value is right.
+
+Run on what is read here, that checker accepts 2346 of the 2351 calls to learn, and every
+alternative of them but one. The other five lines (parallel_multiple_26, live_simple_106-63-0 and
+112-68-0, live_multiple_862-181-3 and 964-207-0) contradict their own schemas, and no answer to
+them counts as right.
 
 The checker's leniency in comparing (case, spaces and punctuation of strings, 5 for 5.0) is the
 evaluator's, not the data's.

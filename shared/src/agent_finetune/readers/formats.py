@@ -131,6 +131,8 @@ def read_source(source: Source, format: str) -> Reading:
 
 
 def _unknown(source: Source, parsed: list[Row]) -> str:
+    if not source.rows:
+        return f"{source.name}: holds no rows"
     if not parsed:
         first = source.rows[0]
         return f"{first.source}: {first.problem}"

@@ -123,7 +123,7 @@ def _row(source: str, value: Any) -> Row:
     if key := _turns_key(value):
         return Row(source=source, data={key: value})
     kind = type(value).__name__
-    return Row(source=source, problem=f"the row is a {kind}; expected an object")
+    return Row(source=source, problem=f"the row is of type {kind}; expected an object")
 
 
 def _turns_key(value: Any) -> str | None:
@@ -160,7 +160,7 @@ def _items(path: Path, text: str, start: int, document: Any) -> Iterator[Row]:
     if key is not None:
         start = _member(text, start, key)
     elif not isinstance(document, list):
-        raise DataError(f"{path}: holds a {type(document).__name__}; expected a list of objects")
+        raise DataError(f"{path}: holds one {type(document).__name__}; expected a list of objects")
     line, counted = 1, 0
     position = _blank(text, start + 1)
     while text[position] != "]":
