@@ -26,6 +26,7 @@ from agent_finetune.artifacts import new_folder
 from agent_finetune.config import AdapterConfig, Dtype, ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ConfigError, ModelError
+from agent_finetune.models import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,9 +85,7 @@ def open_model(config: ModelConfig, settings: Settings, *, trainable: bool = Fal
     Raises:
         ModelError: The base or the adapter cannot be had, or the two do not fit.
     """
-    if config.adapter is None and (Path(config.model) / ADAPTER_CONFIG).is_file():
-        folder = Path(config.model)
-        config = replace(config, **_base_of(folder), adapter=str(folder))
+    config = _with_base(config)
     loaded = plugins.load_model(config, settings)
     if config.adapter is None:
         return loaded
@@ -102,7 +101,28 @@ def open_model(config: ModelConfig, settings: Settings, *, trainable: bool = Fal
             f"{folder}: this adapter does not fit {config.model!r}; it was made for "
             f"{described.get('base_model_name_or_path')!r}: {' '.join(str(error).split())[:300]}"
         ) from error
-    return replace(loaded, model=model.eval(), tokenizer=_tokenizer(folder, loaded), config=config)
+    return replace(
+        loaded,
+        model=model.eval(),
+        tokenizer=_own_tokenizer(folder, config) or loaded.tokenizer,
+        config=config,
+    )
+
+
+def open_tokenizer(config: ModelConfig, settings: Settings) -> Any:
+    """The tokenizer that `open_model` would answer with, chat template included, and no weights.
+
+    Raises:
+        ModelError: The model or the adapter cannot be had.
+    """
+    config = _with_base(config)
+    if config.adapter is not None:
+        folder = Path(config.adapter)
+        _read_config(folder)
+        if (tokenizer := _own_tokenizer(folder, config)) is not None:
+            return tokenizer
+    resolved = plugins.resolve_model(config.model, config.revision, settings)
+    return load_tokenizer(config, resolved, settings)
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -236,12 +256,19 @@ def _base_of(folder: Path) -> dict[str, Any]:
     return {"model": name, "revision": described.get("revision")}
 
 
-def _tokenizer(folder: Path, loaded: LoadedModel) -> Any:
+def _with_base(config: ModelConfig) -> ModelConfig:
+    """Where an adapter's folder stands in for the model, name the base and the adapter apart."""
+    folder = Path(config.model)
+    if config.adapter is not None or not (folder / ADAPTER_CONFIG).is_file():
+        return config
+    return replace(config, **_base_of(folder), adapter=str(folder))
+
+
+def _own_tokenizer(folder: Path, config: ModelConfig) -> Any | None:
+    """The tokenizer that an adapter's folder holds, or None."""
     if not (folder / "tokenizer_config.json").is_file():
-        return loaded.tokenizer
-    return AutoTokenizer.from_pretrained(
-        str(folder), trust_remote_code=loaded.config.trust_remote_code
-    )
+        return None
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
 
 
 def _stored_dtype(resolved: ResolvedModel) -> Dtype:

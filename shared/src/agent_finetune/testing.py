@@ -104,7 +104,9 @@ def tiny_model(tokenizer: Any, *, seed: int = 0, layers: int = 2) -> PreTrainedM
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).eval()
+        model = LlamaForCausalLM(config)
+    model.eval()
+    return model
 
 
 def save_tiny_model(folder: Any, **options: Any) -> Any:

@@ -63,6 +63,7 @@ def _app() -> App:
         version=__version__,
         config=apply_run_file,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
     )
     for name, function in VERBS.items():

@@ -52,7 +52,9 @@ def chat(
         while results := _results(messages[-1]):
             messages += results
             messages.append(_answer(loaded, renderer, messages, offered, max_new_tokens, screen))
-    return output.answer({"messages": [asdict(m) for m in messages]}, "")
+    if output.json:
+        return output.answer({"messages": [asdict(message) for message in messages]}, "")
+    return 0
 
 
 def _read_tools(path: Path) -> Tools:
@@ -103,7 +105,8 @@ def _answer(
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             print(text, end="\n" if stream_end else "", file=screen, flush=True)
 
-    prompt = torch.tensor([renderer.prompt_ids(messages, tools)], device=loaded.device)
+    said = renderer.said_messages(messages)
+    prompt = torch.tensor([renderer.prompt_ids(said, tools)], device=loaded.device)
     generated = loaded.model.generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
@@ -115,7 +118,7 @@ def _answer(
         tokenizer=loaded.tokenizer,
         streamer=Screen(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True),
     )
-    turn = renderer.parse(generated[0, prompt.shape[1] :].tolist())
+    turn = renderer.parse(generated[0, prompt.shape[1] :].tolist(), tools)
     for broken in turn.broken:
         log(f"a tool call that does not parse: {broken}")
     return Message(role="assistant", text=turn.text, thinking=turn.thinking, tool_calls=turn.calls)

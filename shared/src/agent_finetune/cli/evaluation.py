@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,6 +16,7 @@ def evaluate(
     data: DataFlags,
     out: Annotated[str | None, Parameter(group=RESULT)] = None,
     limit: Annotated[int | None, Parameter(group=RESULT)] = None,
+    steps: Annotated[Literal["last", "all"], Parameter(group=RESULT)] = "last",
     batch_size: Annotated[int, Parameter(group=RESULT)] = 16,
     max_new_tokens: Annotated[int, Parameter(group=RESULT)] = 256,
     output: OutputFlags = NO_OUTPUT,
@@ -25,7 +26,8 @@ def evaluate(
     Args:
         out: Folder for the metrics and one JSON line per example.
         limit: Examples at most.
-        batch_size: Examples generated at once.
+        steps: Score each example's last turn, or all turns of the model's own.
+        batch_size: Turns generated at once.
         max_new_tokens: Most tokens of an answer.
     """
     from agent_finetune import adapters, readers
@@ -42,12 +44,15 @@ def evaluate(
     )
     log(f"{data.data}: {len(read.examples)} examples, format {read.format}")
     loaded = adapters.open_model(model, settings)
-    report = evaluation.evaluate(
-        loaded,
-        read.examples[:limit],
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-    )
+    with evaluation.progress("answers") as on_progress:
+        report = evaluation.evaluate(
+            loaded,
+            read.examples[:limit],
+            steps=steps,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            on_progress=on_progress,
+        )
     if out is not None:
         report.write(Path(out))
         log(f"one line per example: {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -39,7 +40,7 @@ def inspect(
     Args:
         number: Examples to show, from the first on.
     """
-    from agent_finetune import models, readers
+    from agent_finetune import adapters, readers
     from agent_finetune.render import Renderer
     from agent_finetune.settings import read_settings
 
@@ -51,11 +52,11 @@ def inspect(
         split=data.split,
         settings=settings,
     )
-    resolved = plugins.resolve_model(model.model, model.revision, settings)
-    tokenizer = models.load_tokenizer(model, resolved, settings)
+    tokenizer = adapters.open_tokenizer(model, settings)
     renderer = Renderer(tokenizer, sections=data.sections)
     shown = read.examples[:number]
-    fits = [renderer.fit(example, data.max_length, data.overlong) for example in shown]
+    limit = data.max_length or sys.maxsize  # how far the model reaches is written in its weights
+    fits = [renderer.fit(example, limit, data.overlong) for example in shown]
     adaptation = renderer.adaptation
     if output.json:
         rows = [_as_json(row, tokenizer) for fit in fits for row in fit.rows]
