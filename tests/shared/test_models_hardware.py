@@ -1,5 +1,3 @@
-import logging
-
 import pytest
 import torch
 
@@ -109,39 +107,3 @@ def test_flash_attention_needs_its_package(monkeypatch):
     monkeypatch.setattr(hardware, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install flash-attn"):
         hardware.pick_attention("flash_attention_2", torch.device("cuda:0"))
-
-
-def test_no_quantization_needs_nothing():
-    assert hardware.quantization_config("none", torch.float32, CPU) is None
-
-
-def test_quantization_without_bitsandbytes_names_the_extra(monkeypatch):
-    monkeypatch.setattr(hardware, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r'run pip install -e "shared\[quantization\]"'):
-        hardware.quantization_config("4bit", torch.float32, CPU)
-
-
-def test_a_quantization_that_the_device_cannot_do_is_refused_by_name():
-    pytest.importorskip("bitsandbytes")
-    # A device that torch knows and bitsandbytes does not, and that is on every machine.
-    with pytest.raises(ModelError, match="quantization '8bit' does not work on device meta"):
-        hardware.quantization_config("8bit", torch.float32, torch.device("meta"))
-
-
-def test_trying_a_quantization_does_not_move_the_random_numbers():
-    pytest.importorskip("bitsandbytes")
-    torch.manual_seed(0)
-    want = torch.rand(1)
-    torch.manual_seed(0)
-    config = hardware.quantization_config("4bit", torch.bfloat16, CPU)
-    assert torch.rand(1) == want
-    assert config.bnb_4bit_quant_type == "nf4"
-    assert config.bnb_4bit_use_double_quant
-    assert config.bnb_4bit_compute_dtype is torch.bfloat16
-
-
-def test_eight_bit_does_not_warn_at_every_layer(caplog):
-    pytest.importorskip("bitsandbytes")
-    with caplog.at_level(logging.WARNING):
-        assert hardware.quantization_config("8bit", torch.bfloat16, CPU).load_in_8bit
-    assert not caplog.records

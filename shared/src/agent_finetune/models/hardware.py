@@ -1,15 +1,13 @@
-"""What this machine can do: device, number format, attention and quantization."""
+"""What this machine can do: device, number format and attention."""
 
 from __future__ import annotations
 
-import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from agent_finetune.config import Attention, Dtype, Quantization
+from agent_finetune.config import Attention, Dtype
 from agent_finetune.errors import ModelError
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -94,59 +92,3 @@ def pick_attention(wanted: Attention, device: torch.device) -> str | None:
                 "`pip install flash-attn`, or use 'sdpa'"
             )
     return wanted
-
-
-def quantization_config(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> Any:
-    """The `BitsAndBytesConfig` of a quantization that was seen to work on this device, or None.
-
-    4bit is NF4 with double quantization (QLoRA, arXiv 2305.14314), 8bit is LLM.int8
-    (arXiv 2208.07339). A layer is quantized and run first, so that a device that cannot do it is
-    told before a large model is read.
-
-    Raises:
-        ModelError: bitsandbytes is missing, or the device cannot do it.
-    """
-    if wanted == "none":
-        return None
-    if find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"quantization {wanted!r} needs the package bitsandbytes, which is not installed; "
-            'run pip install -e "shared[quantization]"'
-        )
-    import transformers
-
-    bits_and_bytes: Any = transformers.BitsAndBytesConfig  # carries no types
-    # It warns at every layer of every forward pass that bfloat16 is cast, as LLM.int8 must.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    _try_quantized_layer(wanted, dtype, device)
-    if wanted == "8bit":
-        return bits_and_bytes(load_in_8bit=True)
-    return bits_and_bytes(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def _try_quantized_layer(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> None:
-    try:
-        import bitsandbytes
-
-        layers: Any = bitsandbytes.nn  # carries no types
-        # The layer's random weights must not move the random numbers of the run.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            if wanted == "4bit":
-                layer = layers.Linear4bit(64, 64, compute_dtype=dtype, quant_type="nf4")
-            else:
-                layer = layers.Linear8bitLt(64, 64, has_fp16_weights=False)
-            answer = layer.to(device)(torch.ones(2, 64, dtype=dtype, device=device))
-        broken = not bool(torch.isfinite(answer).all())
-        reason = "it computes values that are not finite"
-    except Exception as error:  # any failure of a native library means the same to the user
-        broken, reason = True, " ".join(str(error).split())[:300] or type(error).__name__
-    if broken:
-        raise ModelError(
-            f"quantization {wanted!r} does not work on device {device} with {dtype}: {reason}; "
-            "use --quantization none or another device"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ModelError
-from agent_finetune.models import gguf, hardware, hub
+from agent_finetune.models import gguf, hardware, hub, quantization
 from agent_finetune.models.digests import digest_of, sha256_of
 from agent_finetune.models.quiet import quiet
 from agent_finetune.models.resolving import NO_SAFETENSORS
@@ -31,6 +32,7 @@ _READ_ERRORS = (
     ImportError,
     RuntimeError,
     SafetensorError,
+    struct.error,
 )
 """What Transformers raises for a folder that it cannot make a model of."""
 
@@ -49,7 +51,7 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
     dtype = hardware.pick_dtype(config.dtype, device)
     attention = hardware.pick_attention(config.attention, device)
     with quiet(), _errors_told(config, resolved, settings):
-        quantization = hardware.quantization_config(config.quantization, dtype, device)
+        packed = quantization.quantization_config(config.quantization, dtype, device)
         place = _place(resolved, dtype, settings)
         common = _common(config, resolved, settings)
         tokenizer = AutoTokenizer.from_pretrained(place, **common)
@@ -58,14 +60,16 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
             place,
             dtype=dtype,
             # Straight to the GPU; a plain CPU model needs no map.
-            device_map=None if device.type == "cpu" and not quantization else {"": str(device)},
+            device_map=None if device.type == "cpu" and not packed else {"": str(device)},
             attn_implementation=attention,
-            quantization_config=quantization,
+            quantization_config=packed,
             use_safetensors=True,
             output_loading_info=True,
             **common,
         )
     _check_complete(resolved, report)
+    if packed:
+        quantization.keep_trainable(model)
     _ensure_pad_token(resolved, tokenizer)
     return LoadedModel(
         model=model,

@@ -1,0 +1,88 @@
+"""Hold the base in 4 or 8 bits through bitsandbytes, on every device that it works on."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from agent_finetune.config import Quantization
+from agent_finetune.errors import ModelError
+
+
+def quantization_config(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> Any:
+    """The `BitsAndBytesConfig` of a quantization that was seen to work on this device, or None.
+
+    4bit is NF4 with double quantization (QLoRA, arXiv 2305.14314), 8bit is LLM.int8
+    (arXiv 2208.07339). A layer is quantized and run first, so that a device that cannot do it is
+    told before a large model is read.
+
+    Raises:
+        ModelError: bitsandbytes is missing, or the device cannot do it.
+    """
+    if wanted == "none":
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization {wanted!r} needs the package bitsandbytes, which is not installed; "
+            'run pip install -e "shared[quantization]"'
+        )
+    import transformers
+
+    # It warns at import that it may be faster, and at every layer of every forward pass that
+    # bfloat16 is cast, as LLM.int8 must.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    _try_layer(wanted, dtype, device)
+    config: Any = transformers.BitsAndBytesConfig  # carries no types
+    if wanted == "8bit":
+        return config(load_in_8bit=True)
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def keep_trainable(model: Any) -> None:
+    """Make sure that a 4-bit model on a CPU can be trained after it has generated.
+
+    On a CPU with AVX512-BF16, bitsandbytes repacks each 4-bit weight at the first forward pass in
+    evaluation mode, into a form through which no gradient flows, and never goes back. A run that
+    measures the model before training it would then train next to nothing, without an error.
+    """
+    from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            _never_repack(module)
+
+
+def _never_repack(layer: Any) -> None:
+    layer.support_avx512bf16_for_cpu = False
+
+
+def _try_layer(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> None:
+    try:
+        import bitsandbytes
+
+        layers: Any = bitsandbytes.nn  # carries no types
+        # The layer's random weights must not move the random numbers of the run.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            if wanted == "4bit":
+                layer = layers.Linear4bit(64, 64, compute_dtype=dtype, quant_type="nf4")
+                _never_repack(layer)
+            else:
+                layer = layers.Linear8bitLt(64, 64, has_fp16_weights=False)
+            answer = layer.to(device)(torch.ones(2, 64, dtype=dtype, device=device))
+        broken = not bool(torch.isfinite(answer).all())
+        reason = "it computes values that are not finite"
+    except Exception as error:  # any failure of a native library means the same to the user
+        broken, reason = True, " ".join(str(error).split())[:300] or type(error).__name__
+    if broken:
+        raise ModelError(
+            f"quantization {wanted!r} does not work on device {device} with {dtype}: {reason}; "
+            "use --quantization none or another device"
+        )
