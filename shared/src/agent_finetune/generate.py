@@ -59,7 +59,7 @@ def complete(
             raise DataError(f"prompt {index} of {len(prompts)} has no tokens")
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers: dict[int, tuple[int, ...]] = {}
-    with _answering(loaded.model, stop_ids, max_new_tokens) as config:
+    with answering(loaded.model), _greedy(loaded.model, stop_ids, max_new_tokens) as config:
         while todo := order[len(answers) :]:
             batch = todo[:batch_size]
             found = _generate_or_none(loaded, [prompts[i] for i in batch], config, stop_strings)
@@ -73,34 +73,50 @@ def complete(
 
 
 @contextmanager
-def _answering(
-    model: Any, stop_ids: Sequence[int], max_new_tokens: int
-) -> Iterator[GenerationConfig]:
-    """Put a model into the state in which it answers, and back."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+def answering(model: Any) -> Iterator[None]:
+    """Put a model into the state in which it serves, and back: no dropout, attention that pads.
+
+    Args:
+        model: `transformers.PreTrainedModel` or `peft.PeftModel`.
+    """
+    base = _base(model)
+    attention = base.config._attn_implementation  # no public way to read it
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        # Packed attention knows neither padding nor caches.
+        with using(base, "sdpa" if attention == PACKED else attention):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _greedy(model: Any, stop_ids: Sequence[int], max_new_tokens: int) -> Iterator[GenerationConfig]:
+    """Put a plain generation config in the place of the model's own, and that back.
+
+    Handing one to `generate` is not enough: it fills what is left open from the model's own.
+    """
+    base = _base(model)
     own = base.generation_config
     own_stops = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     stops = sorted({*stop_ids, *(stop for stop in own_stops if stop is not None)})
-    config = GenerationConfig(
+    base.generation_config = GenerationConfig(
         do_sample=False,
         use_cache=True,
         max_new_tokens=max_new_tokens,
         eos_token_id=stops or None,
         pad_token_id=stops[0] if stops else 0,  # hidden by the attention mask, and cut off below
     )
-    training = [module for module in model.modules() if module.training]
-    # Packed attention knows neither padding nor caches.
-    attention = base.config._attn_implementation  # no public way to read it
-    model.eval()
-    # `generate` fills what a given config leaves open from the model's own; so that one must go.
-    base.generation_config = config
     try:
-        with using(base, "sdpa" if attention == PACKED else attention):
-            yield config
+        yield base.generation_config
     finally:
         base.generation_config = own
-        for module in training:
-            module.training = True
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _generate_or_none(
