@@ -38,6 +38,8 @@ class Parser:
             if parsed is not None:
                 return parsed
         text = decode(self._tokenizer, said[:end])
+        for stop in (self._probed.text_stop.text, self._probed.call_stop.text):
+            text = text.partition(stop)[0]  # a stop that is no single token is among the words
         if THINK[0].strip() in self._probed.header.rpartition("</think>")[2]:
             text = THINK[0] + text
         return toolcalls.parse(text)
