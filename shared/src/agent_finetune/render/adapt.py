@@ -16,7 +16,8 @@ from agent_finetune.records import Message, ToolCall
 from agent_finetune.render import folds as jinja
 from agent_finetune.render import turns
 from agent_finetune.render.folds import Folds
-from agent_finetune.render.messages import as_dicts
+from agent_finetune.render.messages import Tools, as_dicts
+from agent_finetune.render.sections import Openings, without_thought
 from agent_finetune.render.template import (
     Stop,
     Template,
@@ -28,7 +29,7 @@ from agent_finetune.render.template import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOOL = {
+TOOL: dict[Any, Any] = {
     "type": "function",
     "function": {
         "name": "toolname7k",
@@ -82,8 +83,7 @@ class Probed:
     call_stop: Stop
     header: str
     """What the template prints to ask for an assistant turn."""
-    text_opening: str
-    """What it prints between that and the words of a turn without thinking."""
+    openings: Openings
 
 
 def adapt(tokenizer: PreTrainedTokenizerBase) -> Probed:
@@ -296,7 +296,7 @@ def _said(
 ) -> str:
     """What the model has to say for a turn to come out; empty when its prompt is not there."""
     try:
-        offered = [TOOL] if tools else None
+        offered: Tools = [TOOL] if tools else None
         return turns.say(template, before, turn, offered, turns.header(template)).said
     except RenderError:
         return ""
@@ -321,13 +321,10 @@ def _learn(template: Template, names: tuple[str, ...]) -> Probed:
     if text_stop is None:
         eos = template.tokenizer.eos_token
         if eos is None:
-            raise RenderError(
-                "nothing ends an assistant turn: no stop in the template, no eos token"
-            )
+            raise RenderError("nothing ends a turn: no stop in the template, no eos token")
         text_stop = Stop(text=str(eos), rendered=False)
         names = (*names, "stop-with-eos")
     call_stop = _call_stop(template, text_stop, controls)
-    said = _said(template, [USER], TEXT)
     return Probed(
         adaptation=Adaptation(
             names=names,
@@ -337,8 +334,16 @@ def _learn(template: Template, names: tuple[str, ...]) -> Probed:
         text_stop=text_stop,
         call_stop=call_stop,
         header=turns.header(template),
-        text_opening=said.partition(TEXT.text)[0],
+        openings=Openings(
+            text=_opening(template, TEXT, TEXT.text),
+            call=_opening(template, CALL, CALL_1.name),
+        ),
     )
+
+
+def _opening(template: Template, turn: Message, value: str) -> str:
+    said = _said(template, [USER], turn, tools=bool(turn.tool_calls))
+    return without_thought(said.partition(value)[0])
 
 
 def _call_stop(template: Template, text_stop: Stop, controls: Sequence[str]) -> Stop:
@@ -349,4 +354,6 @@ def _call_stop(template: Template, text_stop: Stop, controls: Sequence[str]) -> 
     followed = later.partition(RESULT.text)[0].rpartition(last)[2]
     if not text_stop.rendered:
         return borrowed_stop(ended, followed, controls) or text_stop
-    return find_stop(ended, followed, controls) or text_stop
+    stop = find_stop(ended, followed, controls)
+    # Where stops are plain words, what ends the arguments would pass for a part of them.
+    return text_stop if stop is None or text_stop.text in stop.text else stop

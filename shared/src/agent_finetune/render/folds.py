@@ -168,7 +168,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-_TEXT = "(m.content if m.content is string else m.content | default([], true) | map(attribute='text') | join)"
+_TEXT = (
+    "(m.content if m.content is string "
+    "else m.content | default([], true) | map(attribute='text') | join)"
+)
 
 _TOOLS = (
     """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from agent_finetune.records import Message, ToolCall
+
+Tools = list[dict[Any, Any] | Callable[..., Any]] | None
+"""Tools as `apply_chat_template` declares them; here they are always dicts."""
 
 
 def as_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -58,7 +61,9 @@ def _result_keys(message: Message, waiting: list[tuple[str, str]]) -> dict[str, 
     return {"tool_call_id": call_id, "name": message.name or name}
 
 
-def plain_tools(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+def plain_tools(
+    tools: Sequence[Mapping[str, Any]],
+) -> Tools:
     """Tools as `apply_chat_template` takes them: None, not an empty list, when there are none."""
     return [dict(tool) for tool in tools] or None
 

@@ -17,7 +17,7 @@ from agent_finetune.render import tokens as encoding
 from agent_finetune.render import turns
 from agent_finetune.render.adapt import Adaptation, adapt
 from agent_finetune.render.fit import FitResult, fit
-from agent_finetune.render.messages import as_dicts, one_call_per_turn, plain_tools
+from agent_finetune.render.messages import Tools, as_dicts, one_call_per_turn, plain_tools
 from agent_finetune.render.parser import Parser
 from agent_finetune.render.steps import Step, join, runs
 from agent_finetune.render.template import Template
@@ -163,9 +163,7 @@ class Renderer:
         saved.chat_template = self.adaptation.template
         saved.save_pretrained(folder)
 
-    def _step(
-        self, before: Sequence[Message], turn: Message, tools: list[dict[str, Any]] | None
-    ) -> Step:
+    def _step(self, before: Sequence[Message], turn: Message, tools: Tools) -> Step:
         if turn.generation:
             return self._recorded(turn, len(before))
         said = turns.say(self._template, before, turn, tools, self._probed.header)
@@ -175,7 +173,7 @@ class Renderer:
         def resay(variant: Message) -> str:
             return turns.say(self._template, before, variant, tools, self._probed.header).said
 
-        spans = cutting.spans(shown, text, stop, self._probed.text_opening, resay)
+        spans = cutting.spans(shown, text, stop, self._probed.openings, resay)
         prompt = encoding.prompt_ids(self._tokenizer, said.served)
         encoded = encoding.completion(self._tokenizer, said.served, prompt, text)
         labels, trained = cutting.per_token(encoded.offsets, spans, self._sections)
@@ -196,7 +194,7 @@ class Renderer:
         stop = len(encoding.decode(self._tokenizer, ids[:-1])) if ended else len(text)
         shown = replace(turn, generation=None)
         try:
-            spans = cutting.spans(shown, text, stop, self._probed.text_opening, lambda variant: "")
+            spans = cutting.spans(shown, text, stop, self._probed.openings, lambda variant: "")
         except RenderError:
             # The record's text is not what was generated, word for word; its kind still is.
             kind = Section.TOOL_CALL if turn.tool_calls else Section.FINAL_ANSWER

@@ -28,65 +28,76 @@ class Span:
     section: Section
 
 
-def spans(turn: Message, said: str, stop: int, opening: str, resay: Resay) -> list[Span]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Openings:
+    """What a template prints before the first words, or the first call's name, of a turn."""
+
+    text: str = ""
+    call: str = ""
+
+
+_EMPTY_THOUGHT = re.compile(r"\s*(<think>)?\s*</think>\s*")
+
+
+def without_thought(opening: str) -> str:
+    """An opening without the empty block by which a model says that it does not think."""
+    return _EMPTY_THOUGHT.sub("", opening, count=1)
+
+
+def spans(turn: Message, said: str, stop: int, openings: Openings, resay: Resay) -> list[Span]:
     """Cut what the model says into sections that cover it without a gap.
+
+    Markup belongs to what it wraps: up to the end of its closing to thinking, all between words
+    and calls to the calls, and all else to the words.
 
     Args:
         turn: The turn, as the template prints it.
         said: Its completion.
         stop: Where its stop begins in `said`.
-        opening: What the template prints before the words of a turn that does not think.
+        openings: What the template prints before a turn's own values.
         resay: Renders a variant of the turn; called only where a value is not unique.
 
     Raises:
         RenderError: Thinking, words or a tool's name of this turn are not in `said`.
     """
-    words = Section.TEXT if turn.tool_calls else Section.FINAL_ANSWER
-    rest = Section.TOOL_CALL if turn.tool_calls else words
-    cuts = [(0, rest)]
-    thought_end = 0
-    if turn.thinking and turn.thinking.strip():
-        start, thought_end = _find(turn, "thinking", said, resay)
-        thought_end = _with_closing(said, thought_end, opening)
-        cuts += [(0 if start < len(said) else start, Section.THINKING), (thought_end, rest)]
-    elif closed := re.match(r"[^\S]*(<think>)?\s*</think>\s*", said):
-        # An empty block, which the model says to show that it does not think.
-        thought_end = closed.end()
-        cuts += [(0, Section.THINKING), (thought_end, rest)]
-    if turn.text.strip():
-        start, end = _find(turn, "text", said, resay)
-        if not turn.tool_calls:
-            start, end = thought_end, stop
-        elif start > thought_end and not _names_between(turn, said[thought_end:start]):
-            start = thought_end
-        cuts += [(start, words), (end, rest)]
     for call in turn.tool_calls:
         if call.name not in said:
             raise RenderError(f"the call of {call.name!r} is not in what the template prints")
+    words = Section.TEXT if turn.tool_calls else Section.FINAL_ANSWER
+    rest = Section.TOOL_CALL if turn.tool_calls else words
+    thought = _thought_end(turn, said, openings, resay)
+    cuts = [(0, Section.THINKING), (thought, rest)]
+    if turn.tool_calls and turn.text.strip():
+        start, end = _find(turn, "text", said, resay)
+        if not any(call.name in said[thought:start] for call in turn.tool_calls):
+            start = thought
+        cuts += [(start, words), (end, rest)]
+    elif turn.text.strip():
+        _find(turn, "text", said, resay)  # it must be there
     cuts.append((stop, Section.STOP))
     ends = [place for place, _ in cuts[1:]] + [len(said)]
-    found = [
-        Span(start=start, end=end, section=section)
-        for (start, section), end in zip(cuts, ends, strict=True)
-        if start < end
-    ]
-    if any(start > end for (start, _), end in zip(cuts, ends, strict=True)):
-        raise RenderError(
-            f"thinking, words and calls overlap in what the template prints: {said!r}"
-        )
-    return found
+    pairs = list(zip(cuts, ends, strict=True))
+    if any(start > end for (start, _), end in pairs):
+        raise RenderError(f"thinking, words and calls overlap in what is printed: {said!r}")
+    return [Span(start=a, end=b, section=section) for (a, section), b in pairs if a < b]
 
 
-def _names_between(turn: Message, text: str) -> bool:
-    return any(call.name in text for call in turn.tool_calls)
-
-
-def _with_closing(said: str, end: int, opening: str) -> int:
-    """Add the markup that closes a thinking block, up to what opens the words behind it."""
-    closing = re.compile(r"\s*</think>\s*").match(said, end)
-    if closing:
+def _thought_end(turn: Message, said: str, openings: Openings, resay: Resay) -> int:
+    """Where thinking ends, the markup that closes it included; 0 without thinking."""
+    if not (turn.thinking and turn.thinking.strip()):
+        empty = _EMPTY_THOUGHT.match(said)
+        return empty.end() if empty else 0
+    end = _find(turn, "thinking", said, resay)[1]
+    if closing := re.compile(r"\s*</think>\s*").match(said, end):
         return closing.end()
-    return end
+    if turn.text.strip():
+        opening, value = openings.text, turn.text.strip()
+    elif turn.tool_calls:
+        opening, value = openings.call, turn.tool_calls[0].name
+    else:
+        return end
+    following = said.find(opening + value, end)
+    return following if following >= 0 else end
 
 
 def _find(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent_finetune.errors import RenderError
+from agent_finetune.render.messages import Tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +31,7 @@ class Template:
     def text(
         self,
         messages: Sequence[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
+        tools: Tools = None,
         *,
         prompt: bool = False,
     ) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from agent_finetune.errors import RenderError
 from agent_finetune.records import Message, ToolCall
-from agent_finetune.render.messages import as_dicts
+from agent_finetune.render.messages import Tools, as_dicts
 from agent_finetune.render.template import Template, common_prefix
 
 MARK = "\ue0f2"
@@ -37,7 +36,7 @@ def say(
     template: Template,
     before: Sequence[Message],
     turn: Message,
-    tools: list[dict[str, Any]] | None,
+    tools: Tools,
     asking: str,
 ) -> Said:
     """Cut the text of `[*before, turn]` at the point where the model begins to speak.
@@ -55,7 +54,11 @@ def say(
     served = template.text(as_dicts(before), tools, prompt=True)
     whole = template.text(as_dicts([*before, turn]), tools)
     if whole.startswith(served):
-        return Said(served=served, said=whole[len(served) :])
+        rest = whole[len(served) :]
+        # DiffusionGemma serves no header behind a tool's result, and prints one once the turn
+        # is there; the model is not asked to say its own header.
+        printed = asking if asking and not served.endswith(asking) else ""
+        return Said(served=served, said=rest.removeprefix(printed))
     plain = as_dicts([*before, Message(role="assistant", text=MARK)])
     marked = template.text(plain, tools)
     # The prompt may end in more than a finished turn begins with: Nemotron serves "<think>\n"
