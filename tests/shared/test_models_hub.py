@@ -16,6 +16,7 @@ import pytest
 from agent_finetune.testing import save_tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NOWHERE = "http://127.0.0.1:9"
 REFUSALS = {
     "gated": (403, "GatedRepo"),
     "missing": (401, "RepoNotFound"),
@@ -103,14 +104,14 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def ask(hub, cache, name, revision=None, *, load=False, **environment):
+def ask(hub, cache, name, revision=None, *, load=False, folder=None, **environment):
     base = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     base |= {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "AGENT_FINETUNE_CACHE": str(cache / "own")}
     base |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", CHILD, json.dumps([name, revision, load])],
         env=base,
-        cwd=cache,
+        cwd=folder or cache,
         capture_output=True,
         text=True,
         timeout=120,
@@ -131,11 +132,20 @@ def test_a_hub_model_is_pinned_to_its_commit_loaded_and_then_found_offline(hub, 
     assert said["digest"] == f"commit:{COMMIT}"
     assert said["location"] == said["name_or_path"] == "owner/tiny"
     assert said["template"]
-    nowhere = "http://127.0.0.1:9"
-    assert ask(nowhere, cache, "owner/tiny", load=True, HF_HUB_OFFLINE="1") == said
-    (cache / ".env").write_text("HF_HUB_OFFLINE=1\n")
-    assert ask(nowhere, cache, "owner/tiny", load=True) == said
-    (cache / ".env").unlink()
+    assert ask(NOWHERE, cache, "owner/tiny", load=True, HF_HUB_OFFLINE="1") == said
+
+
+def test_offline_can_be_said_in_the_env_file(hub, cache, tmp_path):
+    ask(hub, cache, "owner/tiny")
+    (tmp_path / ".env").write_text("HF_HUB_OFFLINE=1\n")
+    assert ask(NOWHERE, cache, "owner/tiny", folder=tmp_path)["revision"] == COMMIT
+    said = refusal(NOWHERE, cache, "owner/other", folder=tmp_path)
+    assert "HF_HUB_OFFLINE is set" in said
+
+
+def test_without_network_the_cached_commit_is_taken(hub, cache):
+    ask(hub, cache, "owner/tiny")
+    assert ask(NOWHERE, cache, "owner/tiny")["revision"] == COMMIT
 
 
 def test_resolving_does_not_load_torch(hub, cache):
@@ -173,7 +183,7 @@ def test_a_refusal_without_a_known_code_is_passed_on(hub, cache):
 
 
 def test_no_network_is_told_with_its_reason(cache):
-    said = refusal("http://127.0.0.1:9", cache, "owner/other")
+    said = refusal(NOWHERE, cache, "owner/other")
     assert "the hub cannot be reached (" in said
     assert "give a local folder, a GGUF file or a shipped model" in said
 

@@ -1,10 +1,16 @@
 import hashlib
+import os
+from dataclasses import replace
 
+import httpx
 import pytest
+from huggingface_hub import constants, errors
 
 from agent_finetune import models, plugins
-from agent_finetune.contracts import Settings
+from agent_finetune.contracts import Secret, Settings
 from agent_finetune.errors import ModelError
+from agent_finetune.models import hub
+from agent_finetune.models.digests import digest_of, sha256_of
 from agent_finetune.testing import save_tiny_model
 
 
@@ -91,8 +97,6 @@ def test_a_local_model_has_no_revision(tmp_path, settings):
 
 
 def test_one_file_has_the_digest_that_sha256sum_prints_and_it_is_remembered(tmp_path):
-    from agent_finetune.models.digests import digest_of
-
     file, cache = tmp_path / "w.safetensors", tmp_path / "cache"
     file.write_bytes(b"weights")
     want = "sha256:" + hashlib.sha256(b"weights").hexdigest()
@@ -100,8 +104,6 @@ def test_one_file_has_the_digest_that_sha256sum_prints_and_it_is_remembered(tmp_
     # Same size and time of change: taken from memory. A new time of change: hashed again.
     known = file.stat()
     file.write_bytes(b"WEIGHTS")
-    import os
-
     os.utime(file, ns=(known.st_atime_ns, known.st_mtime_ns))
     assert digest_of([file], cache) == want
     os.utime(file, ns=(known.st_atime_ns, known.st_mtime_ns + 1))
@@ -109,8 +111,6 @@ def test_one_file_has_the_digest_that_sha256sum_prints_and_it_is_remembered(tmp_
 
 
 def test_several_files_have_one_digest_in_the_order_of_their_names(tmp_path):
-    from agent_finetune.models.digests import digest_of
-
     for name in ("b", "a"):
         (tmp_path / name).write_text(name)
     joined = "".join(f"{hashlib.sha256(name.encode()).hexdigest()}\n" for name in ("a", "b"))
@@ -119,8 +119,56 @@ def test_several_files_have_one_digest_in_the_order_of_their_names(tmp_path):
 
 
 def test_a_damaged_memory_of_digests_costs_nothing_but_hashing(tmp_path):
-    from agent_finetune.models.digests import sha256_of
-
     (tmp_path / "digests.json").write_text("{half")
     (tmp_path / "w").write_bytes(b"x")
     assert sha256_of(tmp_path / "w", tmp_path) == hashlib.sha256(b"x").hexdigest()
+
+
+def hub_error(kind, status):
+    request = httpx.Request("HEAD", "http://localhost/owner/x")
+    return kind("said the hub", response=httpx.Response(status, request=request))
+
+
+TOKEN = Settings(hub_token=Secret("hf_x"))
+OFFLINE = Settings(offline=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "settings", "said"),
+    [
+        (hub_error(errors.GatedRepoError, 403), Settings(), "gated. Ask for access"),
+        (hub_error(errors.GatedRepoError, 403), TOKEN, "does not open it"),
+        (hub_error(errors.RepositoryNotFoundError, 401), Settings(), "no such repository"),
+        (hub_error(errors.RevisionNotFoundError, 404), Settings(), "no revision 'v9'"),
+        (hub_error(errors.RemoteEntryNotFoundError, 404), Settings(), "no config.json"),
+        (hub_error(errors.HfHubHTTPError, 500), Settings(), "the hub refused: said the hub"),
+        (errors.OfflineModeIsEnabled("x"), Settings(), "HF_HUB_OFFLINE is set"),
+        (errors.LocalEntryNotFoundError("x"), OFFLINE, "HF_HUB_OFFLINE is set"),
+        (errors.LocalEntryNotFoundError("x"), Settings(), "the hub cannot be reached and"),
+    ],
+)
+def test_each_error_of_the_hub_has_its_own_sentence(error, settings, said):
+    wrapped = OSError("what Transformers makes of it")
+    wrapped.__cause__ = error
+    told = hub.explain(wrapped, "owner/x", "v9", settings)
+    assert told.startswith("model 'owner/x': ")
+    assert said in told
+
+
+def test_an_error_without_the_hub_is_left_to_others():
+    assert hub.explain(ValueError("x"), "owner/x", None, Settings()) is None
+    assert hub.first_line(ValueError()) == "ValueError"
+
+
+def test_asking_a_hub_that_is_not_there_is_told_at_once(settings, monkeypatch):
+    # Nothing is pretended: port 9 refuses, and an address is all that is changed.
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}"
+    )
+    with pytest.raises(ModelError, match=r"the hub cannot be reached \(.*refused"):
+        models.resolve("owner/x", None, replace(settings, offline=False))
+
+
+def test_offline_a_model_that_is_not_cached_is_told(settings):
+    assert "HF_HUB_OFFLINE is set" in refusal("owner/not-there", settings)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 from filelock import FileLock
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent_finetune.artifacts import new_folder
@@ -32,6 +33,14 @@ _DIGIT_SPLITTERS = frozenset(
 
 Source: `llm_tokenizer_bpe` in llama.cpp's src/llama-vocab.cpp.
 """
+
+_SPECIAL_TOKENS = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "pad_token": "padding",
+}
+"""What Transformers and GGUF call a special token."""
 
 
 def converted_folder(name: str, file: Path, dtype: torch.dtype, cache_dir: Path) -> Path:
@@ -70,7 +79,7 @@ def load_tokenizer(name: str, file: Path) -> Any:
             'run pip install -e "shared[gguf]"'
         )
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    _split_digits(tokenizer, file)
+    _take_from_file(tokenizer, file)
     return tokenizer
 
 
@@ -98,21 +107,25 @@ def _dequantize() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _split_digits(tokenizer: Any, file: Path) -> None:
-    """Cut text before digits where the vocabulary was learned so.
+def _take_from_file(tokenizer: Any, file: Path) -> None:
+    """Correct what Transformers leaves out or gets wrong, depending on its version.
 
-    Transformers knows this rule for none of the families that have it, and would give them
-    GPT-2's, which groups white space before a digit differently from what the model has seen.
+    Special tokens: the end token of a Llama is taken for its start token by some versions.
+    Digits: no version cuts text before digits for the families that were taught so, and GPT-2's
+    rule groups white space before a digit differently from what the model has seen.
     """
     from gguf import GGUFReader
-    from tokenizers import pre_tokenizers
 
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
-    if field is None or field.contents() not in _DIGIT_SPLITTERS:
-        return
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    reader = GGUFReader(file)
+    for token, key in _SPECIAL_TOKENS.items():
+        number = reader.get_field(f"tokenizer.ggml.{key}_token_id")
+        if number is not None:
+            setattr(tokenizer, token, tokenizer.convert_ids_to_tokens(int(number.contents())))
+    rule = reader.get_field("tokenizer.ggml.pre")
+    if rule is not None and rule.contents() in _DIGIT_SPLITTERS:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )

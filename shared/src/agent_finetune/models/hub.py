@@ -27,27 +27,58 @@ def token(settings: Settings) -> str | None:
 
 
 def find_commit(name: str, revision: str | None, settings: Settings) -> str:
-    """The commit that a hub id and revision mean now; offline, the one in the local cache.
+    """The commit that a hub id and revision mean now; without network, the one in the local cache.
 
     Raises:
         ModelError: Not found, gated, no network, unknown revision, or not a Transformers model.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    try:
-        config = hf_hub_download(
-            name,
-            "config.json",
-            revision=revision,
-            token=token(settings),
-            local_files_only=settings.offline,
-        )
-    except (HfHubHTTPError, OSError) as error:
-        said = explain(error, name, revision, settings)
-        raise ModelError(said or f"model {name!r}: {first_line(error)}") from error
+    why = None if settings.offline else _why_not_to_be_had(name, revision, settings)
+    if settings.offline or why:
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        if not isinstance(config, str):
+            raise ModelError(_not_cached(name, revision, settings, why)) from why
+    else:
+        # Downloading also writes down what the revision means, so that it is known offline.
+        try:
+            config = hf_hub_download(name, "config.json", revision=revision, token=token(settings))
+        except OSError as error:  # the network went away in between, or the disk is full
+            raise ModelError(_not_cached(name, revision, settings, error)) from error
     # The hub's cache is laid out as snapshots/<commit>/<file>.
     return Path(config).parent.name
+
+
+def _why_not_to_be_had(name: str, revision: str | None, settings: Settings) -> Exception | None:
+    """Ask the hub once, without the retries of a download, so that the answer comes at once.
+
+    None when it has the model; an error when it could not be asked.
+
+    Raises:
+        ModelError: The hub's answer is no.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+    final = (
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.RemoteEntryNotFoundError,
+    )
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(name, "config.json", revision=revision), token=token(settings)
+        )
+    except final as error:
+        raise ModelError(explain(error, name, revision, settings)) from error
+    except (HTTPError, OSError) as error:
+        return error
+    return None
+
+
+def _not_cached(name: str, revision: str | None, settings: Settings, why: Exception | None) -> str:
+    told = explain(why, name, revision, settings) if why else None
+    return told or f"model {name!r}: {_unreachable(why, settings)}"
 
 
 def explain(
@@ -101,7 +132,7 @@ def _reason(
         case errors.OfflineModeIsEnabled():
             return _OFFLINE
         case errors.LocalEntryNotFoundError():
-            return _OFFLINE if settings.offline else _unreachable(error)
+            return _unreachable(error.__cause__, settings)
         case errors.HfHubHTTPError():
             return f"the hub refused: {first_line(error)}{_token_advice(settings)}"
     return None
@@ -113,19 +144,14 @@ _OFFLINE = (
 )
 
 
-def _unreachable(error: BaseException) -> str:
-    """A missing cache entry with no network: the reason lies in the error before it."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    cause = error.__cause__
-    if isinstance(cause, OfflineModeIsEnabled):
+def _unreachable(why: BaseException | None, settings: Settings) -> str:
+    """It is not in the local cache, and the hub could not be asked, for the reason given."""
+    if settings.offline:
         return _OFFLINE
-    if isinstance(cause, HfHubHTTPError):
-        return f"the hub refused and it is not in the local cache: {first_line(cause)}"
-    why = f" ({first_line(cause)})" if cause else ""
+    reason = f" ({first_line(why)})" if why else ""
     return (
-        f"the hub cannot be reached{why} and it is not in the local cache; check the network, or "
-        "give a local folder, a GGUF file or a shipped model"
+        f"the hub cannot be reached{reason} and it is not in the local cache; check the network, "
+        "or give a local folder, a GGUF file or a shipped model"
     )
 
 
