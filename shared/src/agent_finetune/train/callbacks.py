@@ -120,7 +120,7 @@ class GradientCheck(TrainerCallback):
         gradients = [p.grad for p in given["model"].parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
-            raise not_finite("the gradient", float(norm), state.global_step + 1)
+            raise not_finite("the gradient", norm.item(), state.global_step + 1)
 
 
 class ProgressBar(TrainerCallback):

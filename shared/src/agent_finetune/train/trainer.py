@@ -130,7 +130,7 @@ class SupervisedTrainer(SFTTrainer):
 
     def _check_finite(self, loss: torch.Tensor) -> None:
         if not torch.isfinite(loss):
-            raise not_finite("loss", float(loss), self.state.global_step + 1)
+            raise not_finite("loss", loss.item(), self.state.global_step + 1)
 
 
 def trained_loss(model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

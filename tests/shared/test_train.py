@@ -1,0 +1,566 @@
+"""Training: the losses are right, and what a run leaves behind can be trusted."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import train_jobs
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agent_finetune import adapters, attention, collate, plugins, train
+from agent_finetune.config import AdapterConfig, ModelConfig
+from agent_finetune.contracts import TrainResult
+from agent_finetune.errors import ConfigError, DataError, TrainError
+from agent_finetune.records import Tokens
+from agent_finetune.train import folder, history
+from agent_finetune.train.trainer import trained_loss
+
+HELPERS = str(Path(train_jobs.__file__).parent)
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+
+
+def losses(out):
+    return [line["loss"] for line in history.read(out / "history.jsonl") if "loss" in line]
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def reference_loss(model, rows):
+    """The loss as the textbook has it: one row at a time, sum over trained tokens, mean."""
+    total, count = 0.0, 0
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row.ids])).logits[0].float()
+        for place in range(1, len(row.ids)):
+            if row.trained[place]:
+                total = total + F.cross_entropy(logits[place - 1], torch.tensor(row.ids[place]))
+                count += 1
+    return total / count
+
+
+def reference_losses(job, batches):
+    """Losses of a plain training loop over given batches of rows."""
+    config = job.config.train
+    model = adapters.attach(train_jobs.loaded(), job.config.lora, seed=config.seed).train()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=config.peak_learning_rate, weight_decay=0.0)
+    found = []
+    for rows in batches:
+        loss = reference_loss(model, rows)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+def test_packed_padded_and_reference_loss_are_one():
+    loaded = train_jobs.loaded()
+    rows = train_jobs.tokens(5)
+    attention.register()
+    with torch.no_grad():
+        expected = float(reference_loss(loaded.model, rows))
+        padded = trained_loss(loaded.model, collate.pad(rows, pad_id=1))
+        with attention.using(loaded.model, attention.PACKED):
+            packed = trained_loss(loaded.model, collate.pack(rows))
+    for total, count in (padded, packed):
+        assert float(total / count) == pytest.approx(expected, abs=1e-5)
+        assert int(count) == sum(sum(row.trained[1:]) for row in rows)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 1), (2, 2)])
+def test_training_follows_a_plain_loop(tmp_path, pack, batch_size, accumulation):
+    """All rows in one batch, so that the order of the shuffle does not matter."""
+    rows = train_jobs.tokens(4)
+    job = train_jobs.job(
+        tmp_path / "run",
+        train_rows=rows,
+        pack=pack,
+        batch_size=batch_size,
+        gradient_accumulation=accumulation,
+        schedule="constant",
+        warmup=0.0,
+        max_steps=4,
+    )
+    result = train.fit(job)
+    assert losses(job.out) == pytest.approx(reference_losses(job, [rows] * 4), abs=2e-5)
+    assert losses(job.out)[-1] < losses(job.out)[0]
+    assert result.steps == 4
+    assert result.loss == losses(job.out)[-1]
+    assert result.train_tokens == 4 * sum(len(row.ids) for row in rows)
+    assert read(job.out / "run.json")["model"]["packed"] is pack
+
+
+def test_a_run_leaves_behind_what_it_promises(tmp_path):
+    job = train_jobs.job(
+        tmp_path / "run", eval_rows=train_jobs.tokens(3, seed=1), lora=AdapterConfig(rank=2)
+    )
+    job = replace(job, facts={"data": {"read": 16, "dropped": 0}})
+    result = train.fit(job)
+    lines = history.read(job.out / "history.jsonl")
+    training_line = next(line for line in lines if "loss" in line)
+    assert list(training_line) == [
+        "step",
+        "epoch",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "tokens_per_second",
+        "seconds",
+    ]
+    evaluations = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in evaluations] == [0, 3]
+    metrics = read(job.out / "metrics.json")
+    assert metrics["before"]["eval_loss"] == evaluations[0]["eval_loss"]
+    assert metrics["after"] == result.metrics
+    assert metrics["after"]["eval_loss"] == evaluations[1]["eval_loss"]
+    run = read(job.out / "run.json")
+    assert run["status"] == "finished"
+    assert run["data"] == {"read": 16, "dropped": 0}
+    assert run["config"]["lora"]["rank"] == 2
+    assert run["seed"] == 0
+    assert run["versions"]["trl"]
+    assert run["model"]["digest"] == "sha256:0"
+    assert run["adapter_digest"] == adapters.digest(job.out / "adapter")
+    assert (job.out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert result.adapter_dir == job.out / "adapter"
+    plain = PeftModel.from_pretrained(train_jobs.loaded().model, job.out / "adapter")
+    ids = torch.tensor([[11, 12, 13]])
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=ids).logits, job.loaded.model(input_ids=ids).logits)
+    assert not job.loaded.model.training
+    pickles = [path for path in job.out.rglob("*") if path.suffix in (".bin", ".pkl")]
+    assert pickles == []
+
+
+def test_the_held_out_loss_is_per_token_whatever_the_batches(tmp_path):
+    rows = train_jobs.tokens(5, seed=1)
+    found = set()
+    for batch_size in (2, 5):
+        job = train_jobs.job(
+            tmp_path / str(batch_size), eval_rows=rows, batch_size=batch_size, max_steps=1
+        )
+        train.fit(job)
+        found.add(round(read(job.out / "metrics.json")["before"]["eval_loss"], 5))
+    with torch.no_grad():
+        assert found == {round(float(reference_loss(train_jobs.loaded().model, rows)), 5)}
+
+
+def test_the_seed_decides_everything(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train.fit(train_jobs.job(tmp_path / name, seed=seed, lora=AdapterConfig(dropout=0.2)))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+def test_epochs_and_log_steps_are_counted(tmp_path):
+    job = train_jobs.job(tmp_path / "run", max_steps=None, epochs=1.5, log_steps=2)
+    assert train.fit(job).steps == 6
+    lines = history.read(job.out / "history.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert [line["epoch"] for line in lines] == [0.5, 1.0, 1.5]
+
+
+def test_a_short_run_takes_its_first_step_at_full_speed(tmp_path):
+    job = train_jobs.job(tmp_path / "run", learning_rate=1e-3, max_steps=2)
+    train.fit(job)
+    rates = [line["learning_rate"] for line in history.read(job.out / "history.jsonl")]
+    assert rates == [1e-3, 5e-4]
+
+
+def test_bfloat16_training_learns_and_keeps_float32_masters(tmp_path):
+    model = train_jobs.loaded(dtype="bfloat16")
+    model.model.to(torch.bfloat16)
+    rows = train_jobs.tokens(4)
+    job = train_jobs.job(tmp_path / "run", train_rows=rows, model=model, max_steps=15)
+    train.fit(job)
+    trained = {w.dtype for w in job.loaded.model.parameters() if w.requires_grad}
+    assert trained == {torch.float32}
+    found = losses(job.out)
+    exact = train_jobs.job(tmp_path / "exact", train_rows=rows, max_steps=15)
+    train.fit(exact)
+    assert found[-1] < found[0] - 0.1
+    assert found == pytest.approx(losses(exact.out), rel=0.02)
+
+
+def test_full_training_leaves_a_plain_model(tmp_path):
+    model = train_jobs.loaded(dtype="bfloat16")
+    model.model.to(torch.bfloat16)
+    job = train_jobs.job(
+        tmp_path / "run",
+        train_rows=train_jobs.tokens(4),
+        model=model,
+        method="full",
+        learning_rate=1e-3,
+    )
+    result = train.fit(job)
+    assert result.adapter_dir == job.out / "model"
+    plain = AutoModelForCausalLM.from_pretrained(job.out / "model")
+    assert plain.dtype == torch.bfloat16
+    ids = torch.tensor([[11, 12, 13]])
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=ids).logits, job.loaded.model(input_ids=ids).logits)
+    assert AutoTokenizer.from_pretrained(job.out / "model").chat_template
+    assert losses(job.out)[-1] < losses(job.out)[0]
+    assert read(job.out / "run.json")["model"]["compute_dtype"] == "bfloat16"
+
+
+def test_full_training_in_bfloat16_by_name_stays_in_bfloat16(tmp_path):
+    model = train_jobs.loaded(dtype="bfloat16")
+    model = replace(model, config=ModelConfig(model="tiny", dtype="bfloat16"))
+    model.model.to(torch.bfloat16)
+    job = train_jobs.job(tmp_path / "run", model=model, method="full", max_steps=1)
+    train.fit(job)
+    assert {weight.dtype for weight in job.loaded.model.parameters()} == {torch.bfloat16}
+    assert read(job.out / "run.json")["model"]["compute_dtype"] == "float32"
+
+
+def test_full_training_of_a_model_with_an_adapter_is_refused(tmp_path):
+    model = train_jobs.loaded()
+    model = replace(model, model=adapters.attach(model, AdapterConfig(rank=2)))
+    with pytest.raises(ConfigError, match="merge it first"):
+        train.fit(train_jobs.job(tmp_path / "run", model=model, method="full"))
+
+
+def test_an_adapter_goes_on_training_where_it_was(tmp_path):
+    rows = train_jobs.tokens(4)
+    first = train_jobs.job(tmp_path / "first", train_rows=rows, max_steps=8)
+    train.fit(first)
+    fresh = train_jobs.loaded(adapter=str(first.out / "adapter"))
+    carried = PeftModel.from_pretrained(fresh.model, first.out / "adapter")
+    second = train_jobs.job(
+        tmp_path / "second", train_rows=rows, model=replace(fresh, model=carried), max_steps=2
+    )
+    train.fit(second)
+    assert losses(second.out)[0] < losses(first.out)[-1]
+    assert read(second.out / "run.json")["must_stay"]["adapter"].startswith("sha256:")
+
+
+def test_gradient_checkpointing_changes_no_loss(tmp_path):
+    for name, on in (("with", True), ("without", False)):
+        train.fit(train_jobs.job(tmp_path / name, gradient_checkpointing=on))
+    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=1e-6)
+
+
+def test_many_trained_tokens_go_through_trls_head_to_the_same_losses(tmp_path, monkeypatch):
+    train.fit(train_jobs.job(tmp_path / "ours"))
+    monkeypatch.setattr("agent_finetune.train.trainer._MOST_LOGITS", 0)
+    train.fit(train_jobs.job(tmp_path / "trl"))
+    assert losses(tmp_path / "trl") == pytest.approx(losses(tmp_path / "ours"), abs=1e-5)
+
+
+def test_patience_stops_and_keeps_the_best(tmp_path):
+    """Held-out rows that training can only make worse: the best model is the first."""
+    job = train_jobs.job(
+        tmp_path / "run",
+        train_rows=train_jobs.tokens(4),
+        eval_rows=train_jobs.tokens(4, seed=5),
+        learning_rate=0.1,
+        eval_steps=1,
+        patience=2,
+        max_steps=30,
+    )
+    result = train.fit(job)
+    evaluations = [line for line in history.read(job.out / "history.jsonl") if "eval_loss" in line]
+    after_start = [line for line in evaluations if line["step"]]
+    best = min(after_start, key=lambda line: line["eval_loss"])
+    assert result.steps < 30
+    assert result.metrics["eval_loss"] == best["eval_loss"]
+    with torch.no_grad():
+        kept = float(reference_loss(job.loaded.model, job.eval_rows))
+    assert kept == pytest.approx(best["eval_loss"], abs=1e-5)
+
+
+def test_old_checkpoints_are_dropped(tmp_path):
+    job = train_jobs.job(tmp_path / "run", max_steps=5, save_steps=1, keep_checkpoints=2)
+    train.fit(job)
+    assert [step for step, _ in folder.whole_checkpoints(job.out)] == [4, 5]
+    assert len(list((job.out / "checkpoints").glob("checkpoint-*"))) == 2
+
+
+# Resuming
+
+
+KILLED = """
+import os, pathlib, signal, sys
+sys.path.insert(0, {tests!r})
+import train_jobs
+from agent_finetune import train
+from agent_finetune.train import callbacks
+from transformers import TrainerCallback
+
+class Kill(callbacks.CheckpointKeeper):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+callbacks.CheckpointKeeper.on_step_begin = Kill.on_step_begin
+train.fit(train_jobs.job(pathlib.Path({out!r}), max_steps=6, save_steps=3,
+                       eval_rows=train_jobs.tokens(3, seed=1),
+                       lora=train_jobs.AdapterConfig(rank=4, dropout=0.1)))
+"""
+
+
+def whole_and_killed(tmp_path):
+    options = {
+        "max_steps": 6,
+        "save_steps": 3,
+        "eval_rows": train_jobs.tokens(3, seed=1),
+        "lora": AdapterConfig(rank=4, dropout=0.1),
+    }
+    whole = train_jobs.job(tmp_path / "whole", **options)
+    train.fit(whole)
+    out = tmp_path / "killed"
+    script = KILLED.format(tests=HELPERS, out=str(out))
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    return whole, train_jobs.job(out, **options, resume=True)
+
+
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
+    whole, killed = whole_and_killed(tmp_path)
+    assert read(killed.out / "run.json")["status"] == "running"
+    assert len(losses(killed.out)) == 4
+    assert not (killed.out / "adapter").exists()
+    result = train.fit(killed)
+    assert losses(killed.out) == pytest.approx(losses(whole.out), abs=1e-6)
+    assert result.train_tokens == read(whole.out / "run.json")["train_tokens"]
+    steps = [(line["step"], "loss" in line) for line in history.read(killed.out / "history.jsonl")]
+    assert steps == [
+        (line["step"], "loss" in line) for line in history.read(whole.out / "history.jsonl")
+    ]
+    for when, values in read(whole.out / "metrics.json").items():
+        assert read(killed.out / "metrics.json")[when] == pytest.approx(values)
+    assert adapters.digest(killed.out / "adapter") == adapters.digest(whole.out / "adapter")
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    job = train_jobs.job(tmp_path / "run", max_steps=6, save_steps=2)
+    train.fit(job)
+    expected = losses(job.out)
+    half_finish(job.out)
+    newest = job.out / "checkpoints" / "checkpoint-6"
+    (newest / "whole").unlink()
+    (newest / "adapter_model.safetensors").write_bytes(b"half")
+    again = train_jobs.with_train(job, resume=True)
+    train.fit(again)
+    assert losses(job.out) == pytest.approx(expected, abs=1e-6)
+
+
+def half_finish(out):
+    """Leave a run's folder as if it had been killed before its end."""
+    run = read(out / "run.json")
+    (out / "run.json").write_text(json.dumps(run | {"status": "running"}))
+
+
+def test_a_run_killed_after_its_last_checkpoint_still_ends_the_same(tmp_path):
+    job = train_jobs.job(tmp_path / "run", max_steps=4, save_steps=2)
+    train.fit(job)
+    digest, expected = adapters.digest(job.out / "adapter"), losses(job.out)
+    half_finish(job.out)
+    train.fit(train_jobs.with_train(job, resume=True))
+    assert losses(job.out) == expected
+    assert adapters.digest(job.out / "adapter") == digest
+
+
+def test_resuming_nothing_begins(tmp_path):
+    job = train_jobs.job(tmp_path / "run", resume=True)
+    assert train.fit(job).steps == 3
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(tmp_path):
+    job = train_jobs.job(tmp_path / "run", schedule="constant", max_steps=2, save_steps=2)
+    train.fit(job)
+    first = losses(job.out)
+    assert train.fit(train_jobs.with_train(job, resume=True, max_steps=4)).steps == 4
+    assert losses(job.out)[:2] == first
+    assert len(losses(job.out)) == 4
+
+
+def test_a_finished_run_has_nothing_to_resume(tmp_path):
+    job = train_jobs.job(tmp_path / "run")
+    train.fit(job)
+    with pytest.raises(ConfigError, match=r"finished at step 3.*raise max_steps"):
+        train.fit(train_jobs.with_train(job, resume=True))
+
+
+def test_resuming_with_other_settings_names_the_setting(tmp_path):
+    job = train_jobs.job(tmp_path / "run")
+    train.fit(job)
+    with pytest.raises(ConfigError, match=r"learning_rate was 0\.01 and is now 0\.5"):
+        train.fit(train_jobs.with_train(job, resume=True, learning_rate=0.5, max_steps=9))
+    other = replace(
+        train_jobs.with_train(job, resume=True, max_steps=9), train_rows=train_jobs.tokens(8)
+    )
+    with pytest.raises(ConfigError, match="training rows was"):
+        train.fit(other)
+
+
+# The folder
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"), [("finished", "remove that folder"), ("running", "--resume")]
+)
+def test_another_runs_results_are_not_overwritten(tmp_path, status, advice):
+    job = train_jobs.job(tmp_path / "run")
+    train.fit(job)
+    if status == "running":
+        half_finish(job.out)
+    before = (job.out / "history.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=advice):
+        train.fit(train_jobs.job(job.out))
+    assert (job.out / "history.jsonl").read_bytes() == before
+
+
+def test_a_folder_with_something_else_of_our_names_is_refused(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(ConfigError, match="'adapter' of something else"):
+        train.fit(train_jobs.job(tmp_path))
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="not written by agent-finetune"):
+        train.fit(train_jobs.job(tmp_path))
+    (tmp_path / "run.json").write_text("no")
+    with pytest.raises(ConfigError, match="not JSON"):
+        train.fit(train_jobs.job(tmp_path))
+
+
+def test_out_must_be_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="must be a folder"):
+        train.fit(train_jobs.job(tmp_path / "file"))
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    with folder.claimed(tmp_path), pytest.raises(ConfigError, match="another run is writing here"):
+        train.fit(train_jobs.job(tmp_path))
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert history.read(path) == [{"step": 1, "loss": 2.0}]
+    taken_up = history.History(path, resume_at=1)
+    taken_up.add({"step": 2, "loss": 1.0})
+    assert [line["step"] for line in history.read(path)] == [1, 2]
+
+
+# What goes wrong
+
+
+def test_a_row_with_nothing_to_learn_is_refused(tmp_path):
+    bad = Tokens(ids=(5, 6), trained=(False, False), sections=(None, None), source="a.jsonl:3")
+    with pytest.raises(DataError, match=r"a\.jsonl:3: none of its 2 tokens is trained"):
+        train.fit(train_jobs.job(tmp_path / "run", train_rows=(bad,), max_steps=1))
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path):
+    job = train_jobs.job(tmp_path / "run", save_steps=1, max_steps=5)
+    calls = iter(range(100))
+
+    def overflow(module, arguments, output):
+        return output * (math.nan if next(calls) >= 4 else 1.0)
+
+    job.loaded.model.lm_head.register_forward_hook(overflow)  # calls 0 and 1 are the probe's
+    with pytest.raises(TrainError, match=r"step \d: loss is nan; lower learning_rate"):
+        train.fit(job)
+    assert folder.whole_checkpoints(job.out)
+    assert all(math.isfinite(loss) for loss in losses(job.out))
+
+
+def test_a_gradient_that_overflows_never_reaches_the_weights(tmp_path):
+    job = train_jobs.job(tmp_path / "run", save_steps=1)
+    head = job.loaded.model.lm_head
+    head.register_full_backward_hook(lambda module, into, out: (into[0] * math.inf,))
+    with pytest.raises(TrainError, match="step 1: the gradient is"):
+        train.fit(job)
+    weights = [weight for weight in job.loaded.model.parameters() if weight.requires_grad]
+    assert all(torch.isfinite(weight).all() for weight in weights)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_says_what_to_lower(tmp_path, error):
+    def fail(module, arguments):
+        if module.training:
+            raise error
+
+    job = train_jobs.job(tmp_path / "run")
+    job.loaded.model.lm_head.register_forward_pre_hook(fail)
+    with pytest.raises(TrainError, match=r"step 1: out of memory.*batch_size \(4\)"):
+        train.fit(job)
+
+
+def test_other_errors_keep_their_traceback(tmp_path):
+    def fail(module, arguments):
+        if module.training:
+            raise RuntimeError("a bug")
+
+    job = train_jobs.job(tmp_path / "run")
+    job.loaded.model.lm_head.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train.fit(job)
+
+
+def test_the_kernel_answers_the_training_hook(tmp_path):
+    assert isinstance(plugins.train_adapter(train_jobs.job(tmp_path / "run")), TrainResult)
+
+
+# Two processes
+
+RANK = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+import train_jobs
+from agent_finetune import train
+result = train.fit(train_jobs.job(pathlib.Path({out!r}), batch_size=2, max_steps=4,
+                                eval_rows=train_jobs.tokens(4, seed=1), save_steps=2))
+print("steps", result.steps, result.train_tokens)
+"""
+
+
+def test_two_processes_have_the_losses_of_one_and_write_once(tmp_path):
+    one = train_jobs.job(
+        tmp_path / "one",
+        batch_size=4,
+        max_steps=4,
+        eval_rows=train_jobs.tokens(4, seed=1),
+        save_steps=2,
+    )
+    train.fit(one)
+    out = tmp_path / "two"
+    script = tmp_path / "rank.py"
+    script.write_text(RANK.format(tests=HELPERS, out=str(out)))
+    ended = subprocess.run(
+        [*TORCHRUN, str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert losses(out) == pytest.approx(losses(one.out), abs=5e-5)
+    ours, theirs = (read(path / "metrics.json") for path in (out, one.out))
+    assert ours["after"]["eval_loss"] == pytest.approx(theirs["after"]["eval_loss"], abs=5e-5)
+    run = read(out / "run.json")
+    assert run["model"]["processes"] == 2
+    assert run["train_tokens"] == read(one.out / "run.json")["train_tokens"]
+    assert ended.stdout.count(f"steps 4 {run['train_tokens']}") == 2
+    assert len(losses(out)) == 4
