@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent
 PLUGINS = sorted(ROOT.glob("packages/*/pyproject.toml"))
 MEMBERS = ("shared", *(f"packages/{path.parent.name}" for path in PLUGINS))
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
-TEST_TOOLS = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis")
+TEST_TOOLS = ("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis")
 
 
 def kernel(session: nox.Session, *tools: str, extras: str = "[gguf]") -> str:

@@ -77,7 +77,8 @@ class LoadedModel:
 class Source:
     """A place data comes from. Rows are read once, when first asked for.
 
-    A plugin that reads its own file type looks at `path` and never touches `rows`.
+    A plugin that reads its own file type looks at `path` and never touches `rows`. It marks its
+    hook `tryfirst`, because whoever does ask for the rows of an unknown file type gets an error.
     """
 
     def __init__(self, name: str, path: Path | None, load: Callable[[], Sequence[Row]]) -> None:

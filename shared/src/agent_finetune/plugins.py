@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import entry_points
+from operator import itemgetter
 from typing import Any, cast
 
 import pluggy
@@ -36,26 +38,33 @@ from agent_finetune.records import Tokens
 def _manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    try:
-        manager.load_setuptools_entrypoints(hookspecs.PROJECT)
-        manager.check_pending()
-    except (ImportError, pluggy.PluginValidationError) as error:
-        raise PluginError(f"a plugin does not load: {error}; uninstall or update it") from error
+    # Not pluggy's own loader: its errors do not say which plugin it was. Sorted, so that who is
+    # asked before whom does not hang on the order of installation.
+    for entry in sorted(entry_points(group=hookspecs.PROJECT)):
+        try:
+            manager.register(entry.load(), entry.name)
+            manager.check_pending()
+        except (ImportError, AttributeError, ValueError, pluggy.PluginValidationError) as error:
+            raise PluginError(
+                f"plugin {entry.name!r} ({entry.value}) does not load: {error}; uninstall or "
+                "update it"
+            ) from error
     return manager
 
 
 def plugin_hooks() -> dict[str, tuple[str, ...]]:
     """Who answers what: plugin name to the hooks it implements, in the order they are asked."""
     manager = _manager()
-    hooks = [name for name in vars(hookspecs) if name.startswith("finetune_")]
-    return {
-        name: tuple(
-            hook
-            for hook in hooks
-            if any(i.plugin_name == name for i in getattr(manager.hook, hook).get_hookimpls())
-        )
-        for name, _ in reversed(manager.list_name_plugin())
-    }
+    order = list(vars(hookspecs))
+    found = []
+    for name, plugin in reversed(manager.list_name_plugin()):
+        callers = manager.get_hookcallers(plugin) or []
+        marks = [i for c in callers for i in c.get_hookimpls() if i.plugin is plugin]
+        hooks = tuple(sorted((caller.name for caller in callers), key=order.index))
+        last = all(mark.trylast for mark in marks)
+        found.append((last, not any(mark.tryfirst for mark in marks), name, hooks))
+    found.sort(key=itemgetter(0, 1))
+    return {name: hooks for _, _, name, hooks in found}
 
 
 @contextmanager
@@ -85,9 +94,7 @@ def resolve_model(name: str, revision: str | None, settings: Settings) -> Resolv
     Raises:
         ModelError: No plugin knows the name, or it cannot be had.
     """
-    answer = _manager().hook.finetune_resolve_model(
-        name=name, revision=revision, settings=settings
-    )
+    answer = _manager().hook.finetune_resolve_model(name=name, revision=revision, settings=settings)
     if answer is None:
         raise ModelError(f"no plugin can resolve the model {name!r}")
     return cast("ResolvedModel", answer)
