@@ -197,3 +197,9 @@ def test_the_saved_tokenizer_is_the_loaded_one(tiny, settings):
         load(tiny, settings).tokenizer(text).input_ids
         == AutoTokenizer.from_pretrained(tiny)(text).input_ids
     )
+
+
+def test_a_cache_that_cannot_be_written_is_told(tiny, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    said = refusal(tiny, Settings(cache_dir=tmp_path / "file" / "cache"))
+    assert "Not a directory" in said

@@ -67,6 +67,7 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
             output_loading_info=True,
             **common,
         )
+        digest = base_digest(resolved, settings)
     _check_complete(resolved, report)
     if packed:
         quantization.keep_trainable(model)
@@ -78,7 +79,7 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
         config=config,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        digest=base_digest(resolved, settings),
+        digest=digest,
     )
 
 
