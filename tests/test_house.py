@@ -1,15 +1,19 @@
 """Promises of the repository as a whole."""
 
+import ast
 import inspect
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as canonical
 
 from agent_finetune import cli, hookspecs
 from agent_finetune.config import AdapterConfig, DataConfig, ModelConfig, TrainConfig
@@ -21,7 +25,7 @@ PROJECTS = {
 }
 NAMES = {project["name"] for project in PROJECTS.values()}
 PINS = {
-    requirement.name.lower(): requirement
+    canonical(requirement.name): requirement
     for line in (ROOT / "constraints.txt").read_text().splitlines()
     if line and not line.startswith("#")
     for requirement in [Requirement(line)]
@@ -75,10 +79,28 @@ def test_constraints_pin_every_direct_dependency_within_its_range():
         for requirement in requirements(project):
             if requirement.name in NAMES:
                 continue
-            pin = PINS.get(requirement.name.lower())
+            pin = PINS.get(canonical(requirement.name))
             assert pin is not None, f"{name}: {requirement} is not in constraints.txt"
             (version,) = [s.version for s in pin.specifier]
             assert requirement.specifier.contains(version), f"{name}: {requirement}, {pin}"
+
+
+@pytest.mark.parametrize("member", sorted(PROJECTS))
+def test_whatever_is_imported_is_a_declared_dependency(member):
+    folder = ROOT / member if member == "shared" else ROOT / "packages" / member
+    needed = set()
+    for path in folder.glob("src/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                needed |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                needed.add(node.module.partition(".")[0])
+    own = {path.parent.name for path in folder.glob("src/*/__init__.py")}
+    declared = {canonical(r.name) for r in requirements(PROJECTS[member])}
+    sources = metadata.packages_distributions()
+    for name in sorted(needed - own - sys.stdlib_module_names):
+        dists = {canonical(dist) for dist in sources.get(name, [name])}
+        assert dists & declared, f"{name} is imported, and not among the dependencies"
 
 
 def test_every_hook_is_documented_with_its_exact_arguments():

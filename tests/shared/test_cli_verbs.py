@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from agent_finetune import cli
+from agent_finetune import Message, ToolCall, cli
 from agent_finetune.testing import save_tiny_model
 
 TOOLS = [
@@ -106,7 +106,7 @@ def test_inspect_shows_the_call_among_the_trained_tokens(kind, request, data, ca
 def test_inspect_marks_trained_text_where_there_is_no_colour(chatml, data, capsys):
     assert cli.main(["inspect", "--model", str(chatml), "--data", str(data), "-n", "2"]) == 0
     out = capsys.readouterr().out
-    assert "20 examples, format messages" in out
+    assert "format messages, 2 of 20 examples" in out
     assert "template: adapted (" in out
     assert out.count("traces.jsonl:") == 3
     inside = [part.split("⟧")[0] for part in out.split("⟦")[2:]]  # after the legend
@@ -210,6 +210,21 @@ def test_chat_shows_the_words_as_they_come(chatml, capsys, monkeypatch):
     assert err.startswith("you> ")
 
 
+def test_chat_lets_the_user_play_the_tool(chatml, capsys, monkeypatch):
+    from agent_finetune.cli import chat as module
+
+    call = ToolCall(name="get_weather", arguments={"city": "Paris"}, id="call_1")
+    turns = [Message(role="assistant", tool_calls=(call,)), Message(role="assistant", text="Warm.")]
+    monkeypatch.setattr(module, "_answer", lambda *_: turns.pop(0))
+    type_in(monkeypatch, "Weather in Paris?", "25 degrees")
+    assert cli.main(["chat", "--model", str(chatml), "--json"]) == 0
+    out, err = capsys.readouterr()
+    talk = json.loads(out)["messages"]
+    assert [message["role"] for message in talk] == ["user", "assistant", "tool", "assistant"]
+    assert (talk[2]["text"], talk[2]["tool_call_id"]) == ("25 degrees", "call_1")
+    assert 'calls get_weather({"city": "Paris"})' in err
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"name": "f"}', '["f"]'])
 def test_a_tools_file_that_is_none_is_named(chatml, folder, capsys, content):
     tools = folder / "bad_tools.json"
@@ -225,3 +240,15 @@ def test_merge_writes_a_model_that_plain_transformers_loads(run, folder, capsys)
     out = folder / "merged"
     assert answer(capsys, "merge", "--adapter", run / "adapter", "--out", out)["out"] == str(out)
     assert AutoModelForCausalLM.from_pretrained(out).num_parameters() > 0
+
+
+def test_quickstart_hands_its_flags_on(capsys, monkeypatch):
+    from agent_finetune import quickstart
+
+    asked = []
+    monkeypatch.setattr(quickstart, "run", lambda config, settings, report: asked.append(config))
+    assert cli.main(["quickstart"]) == 0
+    assert cli.main(["quickstart", "--model", "m", "--minutes", "2", "--out", "o"]) == 0
+    usual, other = asked
+    assert usual == quickstart.QuickstartConfig()
+    assert other == quickstart.QuickstartConfig(model="m", minutes=2.0, out="o")

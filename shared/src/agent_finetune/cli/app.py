@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    # Whenever it is imported it warns that a package we do not use is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         code = _app()(words, exit_on_error=False, print_error=False)
     except FinetuneError as error:

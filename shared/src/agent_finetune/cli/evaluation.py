@@ -42,12 +42,13 @@ def evaluate(
         split=data.split,
         settings=settings,
     )
-    log(f"{data.data}: {len(read.examples)} examples, format {read.format}")
+    examples = read.examples[:limit]
+    log(f"{data.data}: format {read.format}, {len(examples)} of {len(read.examples)} examples")
     loaded = adapters.open_model(model, settings)
     with evaluation.progress("answers") as on_progress:
         report = evaluation.evaluate(
             loaded,
-            read.examples[:limit],
+            examples,
             steps=steps,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,

@@ -74,7 +74,10 @@ def inspect(
             "",
         )
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{data.data}: {len(read.examples)} examples, format {read.format}", markup=False)
+    console.print(
+        f"{data.data}: format {read.format}, {len(shown)} of {len(read.examples)} examples",
+        markup=False,
+    )
     console.print(_template_line(adaptation.names, adaptation.reasons), markup=False)
     console.print(_legend(console.is_terminal))
     for example, fit in zip(shown, fits, strict=True):
