@@ -121,6 +121,17 @@ def test_inspect_shows_the_sections_that_were_asked_for(chatml, data, capsys):
     assert sum(row["trained"]) >= 1
 
 
+def test_inspect_uses_the_adapter_as_training_did(chatml, run, data, capsys):
+    def rows(*model):
+        return answer(capsys, "inspect", *model, "--data", data)["rows"]
+
+    plain = rows("--model", chatml)
+    assert rows("--model", chatml, "--adapter", run / "adapter") == plain
+    assert rows("--model", run / "adapter") == plain  # an adapter names its base
+    line = failure(capsys, "inspect", "--model", chatml, "--adapter", chatml, "--data", data)
+    assert "no adapter here" in line
+
+
 def test_inspect_is_coloured_on_a_terminal(chatml, data, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -8,7 +8,6 @@ trained with, and it names a base that can be loaded.
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,19 +18,18 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, Conv1D
+from transformers import AutoConfig, Conv1D
 
 from agent_finetune import plugins
 from agent_finetune.artifacts import new_folder
 from agent_finetune.config import AdapterConfig, Dtype, ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ConfigError, ModelError
-from agent_finetune.models import load_tokenizer
+from agent_finetune.models.adapter_folders import base_of, own_tokenizer, read_config, with_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-ADAPTER_CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 
 
@@ -85,12 +83,12 @@ def open_model(config: ModelConfig, settings: Settings, *, trainable: bool = Fal
     Raises:
         ModelError: The base or the adapter cannot be had, or the two do not fit.
     """
-    config = _with_base(config)
+    config = with_base(config)
     loaded = plugins.load_model(config, settings)
     if config.adapter is None:
         return loaded
     folder = Path(config.adapter)
-    described = _read_config(folder)
+    described = read_config(folder)
     if described.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: a {described.get('peft_type')!r} adapter; only LORA is known")
     try:
@@ -104,25 +102,9 @@ def open_model(config: ModelConfig, settings: Settings, *, trainable: bool = Fal
     return replace(
         loaded,
         model=model.eval(),
-        tokenizer=_own_tokenizer(folder, config) or loaded.tokenizer,
+        tokenizer=own_tokenizer(folder, config) or loaded.tokenizer,
         config=config,
     )
-
-
-def open_tokenizer(config: ModelConfig, settings: Settings) -> Any:
-    """The tokenizer that `open_model` would answer with, chat template included, and no weights.
-
-    Raises:
-        ModelError: The model or the adapter cannot be had.
-    """
-    config = _with_base(config)
-    if config.adapter is not None:
-        folder = Path(config.adapter)
-        _read_config(folder)
-        if (tokenizer := _own_tokenizer(folder, config)) is not None:
-            return tokenizer
-    resolved = plugins.resolve_model(config.model, config.revision, settings)
-    return load_tokenizer(config, resolved, settings)
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -154,7 +136,7 @@ def merge(adapter: Path, out: Path, settings: Settings, *, dtype: Dtype = "auto"
     """
     if out.exists():
         raise ConfigError(f"{out}: already there, and nothing is overwritten; give another folder")
-    base = _base_of(adapter)
+    base = base_of(adapter)
     resolved = plugins.resolve_model(base["model"], base["revision"], settings)
     loaded = open_model(
         ModelConfig(
@@ -234,41 +216,6 @@ def _loadable_name(resolved: ResolvedModel) -> str:
     """What the user typed; a folder or file by its full path, so that it loads from anywhere."""
     path = Path(resolved.name).expanduser()
     return str(path.resolve()) if path.exists() else resolved.name
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        return cast("dict[str, Any]", json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder}: no adapter here; an adapter folder has {ADAPTER_CONFIG}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / ADAPTER_CONFIG}: cannot be read: {error}") from error
-
-
-def _base_of(folder: Path) -> dict[str, Any]:
-    """`model` and `revision` of the base that an adapter names."""
-    described = _read_config(folder)
-    name = described.get("base_model_name_or_path")
-    if not name:
-        raise ModelError(f"{folder / ADAPTER_CONFIG}: names no base model; give the model as well")
-    return {"model": name, "revision": described.get("revision")}
-
-
-def _with_base(config: ModelConfig) -> ModelConfig:
-    """Where an adapter's folder stands in for the model, name the base and the adapter apart."""
-    folder = Path(config.model)
-    if config.adapter is not None or not (folder / ADAPTER_CONFIG).is_file():
-        return config
-    return replace(config, **_base_of(folder), adapter=str(folder))
-
-
-def _own_tokenizer(folder: Path, config: ModelConfig) -> Any | None:
-    """The tokenizer that an adapter's folder holds, or None."""
-    if not (folder / "tokenizer_config.json").is_file():
-        return None
-    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
 
 
 def _stored_dtype(resolved: ResolvedModel) -> Dtype:

@@ -40,7 +40,7 @@ def inspect(
     Args:
         number: Examples to show, from the first on.
     """
-    from agent_finetune import adapters, readers
+    from agent_finetune import models, readers
     from agent_finetune.render import Renderer
     from agent_finetune.settings import read_settings
 
@@ -52,7 +52,7 @@ def inspect(
         split=data.split,
         settings=settings,
     )
-    tokenizer = adapters.open_tokenizer(model, settings)
+    tokenizer = models.open_tokenizer(model, settings)
     renderer = Renderer(tokenizer, sections=data.sections)
     shown = read.examples[:number]
     limit = data.max_length or sys.maxsize  # how far the model reaches is written in its weights

@@ -1,17 +1,20 @@
 """From a model's name to weights and tokenizer in memory.
 
-`resolve` is light; `load_base` and `load_tokenizer` import transformers when they are called.
+`resolve` is light; `load_base` and `open_tokenizer` import transformers when they are called.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from agent_finetune import plugins
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
+from agent_finetune.models.adapter_folders import own_tokenizer, read_config, with_base
 from agent_finetune.models.resolving import SHIPPED, resolve
 
-__all__ = ["SHIPPED", "load_base", "load_tokenizer", "resolve"]
+__all__ = ["SHIPPED", "load_base", "open_tokenizer", "resolve"]
 
 
 def load_base(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> LoadedModel:
@@ -25,12 +28,21 @@ def load_base(config: ModelConfig, resolved: ResolvedModel, settings: Settings) 
     return load(config, resolved, settings)
 
 
-def load_tokenizer(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Any:
-    """Load the tokenizer alone, as `inspect` needs it; see `models.loading.load_tokenizer`.
+def open_tokenizer(config: ModelConfig, settings: Settings) -> Any:
+    """The tokenizer that `adapters.open_model` would answer with, and no weights.
+
+    It is the adapter's own when its folder holds one, chat template included.
 
     Raises:
-        ModelError: There is no tokenizer that Transformers can read.
+        ModelError: The model or the adapter cannot be had.
     """
-    from agent_finetune.models.loading import load_tokenizer as load
+    from agent_finetune.models.loading import load_tokenizer
 
-    return load(config, resolved, settings)
+    config = with_base(config)
+    if config.adapter is not None:
+        folder = Path(config.adapter)
+        read_config(folder)
+        if (tokenizer := own_tokenizer(folder, config)) is not None:
+            return tokenizer
+    resolved = plugins.resolve_model(config.model, config.revision, settings)
+    return load_tokenizer(config, resolved, settings)

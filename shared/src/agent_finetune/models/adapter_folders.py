@@ -1,0 +1,63 @@
+"""What an adapter's folder says of itself; reading it needs neither PEFT nor any weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from agent_finetune.config import ModelConfig
+from agent_finetune.errors import ModelError
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """PEFT's own description of an adapter.
+
+    Raises:
+        ModelError: There is none in this folder, or it is not JSON.
+    """
+    try:
+        return cast("dict[str, Any]", json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: no adapter here; an adapter folder has {ADAPTER_CONFIG}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / ADAPTER_CONFIG}: cannot be read: {error}") from error
+
+
+def base_of(folder: Path) -> dict[str, Any]:
+    """`model` and `revision` of the base that an adapter names.
+
+    Raises:
+        ModelError: It cannot be read, or names none.
+    """
+    described = read_config(folder)
+    name = described.get("base_model_name_or_path")
+    if not name:
+        raise ModelError(f"{folder / ADAPTER_CONFIG}: names no base model; give the model as well")
+    return {"model": name, "revision": described.get("revision")}
+
+
+def with_base(config: ModelConfig) -> ModelConfig:
+    """Where an adapter's folder stands in for the model, name the base and the adapter apart.
+
+    Raises:
+        ModelError: The folder does not name its base.
+    """
+    folder = Path(config.model)
+    if config.adapter is not None or not (folder / ADAPTER_CONFIG).is_file():
+        return config
+    return replace(config, **base_of(folder), adapter=str(folder))
+
+
+def own_tokenizer(folder: Path, config: ModelConfig) -> Any | None:
+    """The tokenizer that an adapter's folder holds, chat template included, or None."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
