@@ -1,6 +1,7 @@
 import doctest
 
 import pytest
+
 from agent_finetune import collate, plugins
 from agent_finetune.errors import DataError
 from agent_finetune.records import Tokens

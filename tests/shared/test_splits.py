@@ -1,6 +1,7 @@
 """Held-out examples share no tool with trained ones."""
 
 import pytest
+
 from agent_finetune.errors import DataError
 from agent_finetune.records import Example, Message
 from agent_finetune.splits import hold_out_tools, tool_families

@@ -71,6 +71,8 @@ def hold_out_tools(
     for several, count in wanted.items():
         if len(held[several]) < count:
             kind = "several tools" if several else "one tool"
-            raise DataError(f"only {len(held[several])} examples with {kind} can be held out of {count}")
+            raise DataError(
+                f"only {len(held[several])} examples with {kind} can be held out of {count}"
+            )
     train = [example for example in examples if id(example) not in taken]
     return train, held[False][:one_tool] + held[True][:several_tools]
