@@ -7,6 +7,8 @@ split by tool: no function of a held-out question is ever offered in training.
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +149,7 @@ def run(
     before = measure(loaded, split, out / "before")
     report(f"      right tool name: {before.rate('name_accuracy')}")
     del loaded  # training loads its own copy
+    report(f"[4/5] Train: first {PROBE_STEPS} steps as a trial, to see how fast this machine is")
     run_config = _run_config(config, model, split, out)
     left = config.minutes * 60 - (time.monotonic() - start) - before.seconds
     run_config = fit_into(run_config, split.trained, left, settings, report)
@@ -244,8 +247,9 @@ def fit_into(
     steps = max(PROBE_STEPS, min(wanted, int(left / per_step)))
     speed = result.train_tokens / PROBE_STEPS / per_step
     report(
-        f"[4/5] Train: {speed:.0f} tokens/s on this machine, so {steps} of {wanted} steps of "
-        f"{config.train.batch_size} questions in about {steps * per_step / 60:.1f} minutes"
+        f"      {speed:.0f} tokens/s: {steps} steps of {config.train.batch_size} questions fit, in "
+        f"about {steps * per_step / 60:.1f} minutes (all {wanted} would take "
+        f"{wanted * per_step / 60:.1f})"
     )
     return replace(config, train=replace(config.train, max_steps=steps))
 
@@ -262,7 +266,7 @@ def summary(config: QuickstartConfig, split: Split, result: QuickstartResult) ->
         ]
         lines.append(f"{f'right tool name, {kind}':32}{cells[0]:>12}{cells[1]:>12}")
     adapter = result.training.adapter_dir
-    base = f"--model {config.model}"
+    program, base = _program(), f"--model {config.model}"
     return "\n".join(
         [
             *lines,
@@ -272,11 +276,19 @@ def summary(config: QuickstartConfig, split: Split, result: QuickstartResult) ->
             f"Done in {result.seconds / 60:.1f} minutes. The adapter lies in {adapter}",
             "",
             "Try next:",
-            f"  agent-finetune chat {base} --adapter {adapter}",
-            f"  agent-finetune inspect {base} --data {split.train}",
-            f"  agent-finetune train {base} --data YOUR.jsonl --out runs/mine",
+            f"  {program} chat {base} --adapter {adapter}",
+            f"  {program} inspect {base} --data {split.train}",
+            f"  {program} train {base} --data YOUR.jsonl --out runs/mine",
         ]
     )
+
+
+def _program() -> str:
+    """The command as it can be typed from here, on the search path or not."""
+    if shutil.which("agent-finetune"):
+        return "agent-finetune"
+    path = Path(sys.executable).parent / "agent-finetune"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _sample(split: Split, result: QuickstartResult) -> Sequence[str]:
