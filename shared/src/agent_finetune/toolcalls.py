@@ -15,9 +15,10 @@ from typing import Any
 from agent_finetune.records import ToolCall
 
 _THINK = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)
-_BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_DECODER = json.JSONDecoder()
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL)
-_LIKE_A_CALL = re.compile(r'\[?\s*\{\s*"(?:name|function|type)"\s*:')
+_LIKE_A_CALL = re.compile(r'\[?\s*\{\s*"(?:name|function|type|id)"\s*:')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,27 +42,63 @@ def parse(text: str) -> ParsedTurn:
     Args:
         text: The turn, without its stop token.
     """
-    thinking = None
-    if thought := _THINK.match(text):
-        thinking = thought.group(1).strip() or None
-        text = text[thought.end() :]
+    thinking, text = split_thinking(text)
     calls: list[ToolCall] = []
     broken: list[str] = []
-    for block in _BLOCK.finditer(text):
-        found = _read_calls(block.group(1), bare=False)
-        calls += found or ()
-        broken += () if found else (block.group(0).strip(),)
-    words = _BLOCK.sub("", text).strip()
-    if not calls and not broken and (found := _read_calls(_unfenced(words), bare=True)):
-        return ParsedTurn(text="", thinking=thinking, calls=found)
-    if not calls and not broken and _LIKE_A_CALL.match(_unfenced(words)):
-        return ParsedTurn(text="", thinking=thinking, broken=(words,))
+    outside = ""
+    while _OPEN in text:
+        before, _, inside = text.partition(_OPEN)
+        outside += before
+        end = _block_end(inside)
+        found = _read_calls(inside[:end].removesuffix(_CLOSE), bare=False)
+        calls += found
+        broken += () if found else ((_OPEN + inside[:end]).strip(),)
+        text = inside[end:]
+    words = (outside + text).strip()
+    if not calls and not broken and _LIKE_A_CALL.match(whole := _unfenced(words)):
+        bare = _read_calls(whole, bare=True)
+        if bare or not _is_json(whole):
+            return ParsedTurn(
+                text="", thinking=thinking, calls=bare, broken=() if bare else (words,)
+            )
     return ParsedTurn(text=words, thinking=thinking, calls=tuple(calls), broken=tuple(broken))
+
+
+def _block_end(inside: str) -> int:
+    """Where a block ends: behind its JSON and closing tag, which an argument may contain too."""
+    start = len(inside) - len(inside.lstrip())
+    try:
+        place = _DECODER.raw_decode(inside, start)[1]
+    except (ValueError, RecursionError):
+        place = 0
+    rest = inside[place:].lstrip()
+    if place and (not rest or rest.startswith((_OPEN, _CLOSE))):
+        end = len(inside) - len(rest)
+        return end + len(_CLOSE) if rest.startswith(_CLOSE) else end
+    closed = inside.find(_CLOSE)
+    ends = [closed + len(_CLOSE) if closed >= 0 else -1, inside.find(_OPEN), len(inside)]
+    return min(end for end in ends if end >= 0)
+
+
+def split_thinking(text: str) -> tuple[str | None, str]:
+    """The thinking block that a text begins with, and the rest; None without words in it."""
+    thought = _THINK.match(text)
+    if thought is None:
+        return None, text
+    return thought.group(1).strip() or None, text[thought.end() :]
 
 
 def _unfenced(text: str) -> str:
     fence = _FENCE.fullmatch(text)
     return fence.group(1).strip() if fence else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _read_calls(text: str, *, bare: bool) -> tuple[ToolCall, ...]:

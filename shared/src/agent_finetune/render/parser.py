@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from agent_finetune import toolcalls
 from agent_finetune.records import ToolCall
 from agent_finetune.render.adapt import Probed
-from agent_finetune.render.folds import THINK, own_template
+from agent_finetune.render.folds import THINK
 from agent_finetune.render.messages import plain_tools
+from agent_finetune.render.preamble import own_template
 from agent_finetune.render.tokens import decode
 from agent_finetune.toolcalls import ParsedTurn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_JSON_CALL = re.compile(r'\[?\s*\{\s*"(?:name|function|type|id)"\s*:.*', re.DOTALL)
 
 
 class Parser:
@@ -34,15 +39,29 @@ class Parser:
         said = list(ids)
         end = next((place for place, i in enumerate(said) if i in self._stop_ids), len(said))
         if self._family is not None and end < len(said):
-            parsed = self._by_family(said[: end + 1], tools)
+            # A stop that opens the next turn is no part of this one.
+            own_stop = self._probed.text_stop.rendered
+            parsed = self._by_family(said[: end + 1] if own_stop else said[:end], tools)
             if parsed is not None:
                 return parsed
+        openings = self._probed.openings
         text = decode(self._tokenizer, said[:end])
         for stop in (self._probed.text_stop.text, self._probed.call_stop.text):
             text = text.partition(stop)[0]  # a stop that is no single token is among the words
+        text = text.removesuffix(openings.closing).removeprefix(openings.text)
         if THINK[0].strip() in self._probed.header.rpartition("</think>")[2]:
             text = THINK[0] + text
+        if self._call_marker and self._call_marker in text:
+            words, _, json_text = text.partition(self._call_marker)
+            if found := toolcalls.parse(json_text).calls:
+                return replace(toolcalls.parse(words), calls=found)
         return toolcalls.parse(text)
+
+    @cached_property
+    def _call_marker(self) -> str:
+        """What stands before the JSON of calls, as Mistral's [TOOL_CALLS]; empty for Hermes'."""
+        opening = _JSON_CALL.sub("", self._probed.openings.call).strip()
+        return "" if "<tool_call>" in opening else opening
 
     @cached_property
     def _family(self) -> PreTrainedTokenizerBase | None:
@@ -84,6 +103,9 @@ class Parser:
         words = parsed.get("content") or ""
         if "<tool_call>" in words:
             return None
-        return ParsedTurn(
-            text=words.strip(), thinking=(thinking or "").strip() or None, calls=tuple(good)
-        )
+        for stop in (self._probed.text_stop, self._probed.call_stop):
+            words = words.removesuffix(stop.text)
+        if not thinking:  # the family's markup, or ours where its template has none
+            thinking, words = toolcalls.split_thinking(words)
+        thinking = (thinking or "").strip() or None
+        return ParsedTurn(text=words.strip(), thinking=thinking, calls=tuple(good))

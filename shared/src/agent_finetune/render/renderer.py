@@ -222,6 +222,7 @@ class Renderer:
             )
         stop = self._probed.call_stop if turn.tool_calls else self._probed.text_stop
         if not stop.rendered:
+            said = said.removesuffix(stop.instead)
             return said + stop.text, len(said)
         place = said.rfind(stop.text)
         if place < 0:

@@ -30,18 +30,23 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Openings:
-    """What a template prints before the first words, or the first call's name, of a turn."""
+    """What a template prints around the words of a turn, and before its first call's name."""
 
     text: str = ""
     call: str = ""
+    closing: str = ""
+    """Between the words and the stop."""
 
 
-_EMPTY_THOUGHT = re.compile(r"\s*(<think>)?\s*</think>\s*")
+_EMPTY_THOUGHT = re.compile(r"\s*(<think>)?\s*</think>")
+_CLOSED_THOUGHT = re.compile(r"\s*</think>")
+_BLANKS = re.compile(r"\s*")
 
 
 def without_thought(opening: str) -> str:
     """An opening without the empty block by which a model says that it does not think."""
-    return _EMPTY_THOUGHT.sub("", opening, count=1)
+    found = _EMPTY_THOUGHT.match(opening)
+    return opening[found.end() :].lstrip() if found else opening
 
 
 def spans(turn: Message, said: str, stop: int, openings: Openings, resay: Resay) -> list[Span]:
@@ -86,10 +91,10 @@ def _thought_end(turn: Message, said: str, openings: Openings, resay: Resay) -> 
     """Where thinking ends, the markup that closes it included; 0 without thinking."""
     if not (turn.thinking and turn.thinking.strip()):
         empty = _EMPTY_THOUGHT.match(said)
-        return empty.end() if empty else 0
+        return _words_begin(said, empty.end(), turn.text) if empty else 0
     end = _find(turn, "thinking", said, resay)[1]
-    if closing := re.compile(r"\s*</think>\s*").match(said, end):
-        return closing.end()
+    if closing := _CLOSED_THOUGHT.match(said, end):
+        return _words_begin(said, closing.end(), turn.text)
     if turn.text.strip():
         opening, value = openings.text, turn.text.strip()
     elif turn.tool_calls:
@@ -98,6 +103,13 @@ def _thought_end(turn: Message, said: str, openings: Openings, resay: Resay) -> 
         return end
     following = said.find(opening + value, end)
     return following if following >= 0 else end
+
+
+def _words_begin(said: str, closed: int, text: str) -> int:
+    """Where words begin behind a closed thinking block; blanks of their own are theirs."""
+    blanks = _BLANKS.match(said, closed)
+    end = blanks.end() if blanks else closed
+    return next((p for p in range(closed, end) if text and said.startswith(text, p)), end)
 
 
 def _find(
@@ -112,7 +124,7 @@ def _find(
     # It stands there more than once, or was changed: see where a marked variant differs.
     start = _mark(resay(_with(turn, field, MARK + value.lstrip())), said)
     end = _mark(resay(_with(turn, field, value.rstrip() + MARK)), said)
-    if start < 0 or end < start:
+    if start < 0 or end <= start:
         raise RenderError(
             f"the {field} of an assistant turn is not in what the template prints: {bare[:60]!r}"
         )

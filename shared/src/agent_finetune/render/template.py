@@ -76,6 +76,8 @@ class Stop:
     rendered: bool
     """False: the template's text of a finished turn lacks it, so that it is added. GLM stops
     with the token that opens the next turn; some templates stop with nothing."""
+    instead: str = ""
+    """What the template prints where a stop that it lacks is added."""
 
 
 def find_stop(ended: str, followed: str, controls: Sequence[str]) -> Stop | None:

@@ -14,6 +14,10 @@ MARK = "\ue0f2"
 """A private-use character that no template prints by itself."""
 
 
+_TAILS = (64, 48, 32, 24, 16, 8)
+"""Characters of a prompt's end by which its place is found in another text."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
     """One assistant turn as text."""
@@ -67,16 +71,18 @@ def say(
     if len(served) - cut <= len(asking) and whole.startswith(marked[:cut]):
         return Said(served=served, said=whole[cut:])
     # The turn may change how earlier ones are printed: gpt-oss drops past thinking as soon as
-    # there is a final answer. Its own header, the last before its first words, still marks it.
+    # there is a final answer, Mistral the system message when the user does not speak last. The
+    # end of the prompt, found last before the turn's first words, still tells where it begins.
     shaped = template.text(as_dicts([*before, _shape(turn)]), tools)
     words = len(common_prefix(whole, shaped))
-    start = whole.rfind(asking, 0, words) if asking else -1
-    if start < 0 or not served.endswith(asking):
-        raise RenderError(
-            f"the served prompt ends in {served[-60:]!r}, and the finished turn does not begin "
-            f"there: {whole[cut : cut + 60]!r}"
-        )
-    return Said(served=served, said=whole[start + len(asking) :])
+    for length in _TAILS:
+        start = whole.rfind(served[-length:], 0, words)
+        if start >= 0 and length >= len(asking):
+            return Said(served=served, said=whole[start + len(served[-length:]) :])
+    raise RenderError(
+        f"the served prompt ends in {served[-60:]!r}, and the finished turn does not begin "
+        f"there: {whole[cut : cut + 60]!r}"
+    )
 
 
 def _shape(turn: Message) -> Message:
