@@ -26,7 +26,7 @@ import torch
 from agent_finetune import quickstart, train
 from agent_finetune.adapters import open_model
 from agent_finetune.artifacts import write_json
-from agent_finetune.config import DataConfig, ModelConfig, RunConfig
+from agent_finetune.config import ModelConfig
 from agent_finetune.evaluate import Report
 from agent_finetune.metrics import wilson
 from agent_finetune.settings import read_settings
@@ -42,13 +42,17 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         out = Path(scratch)
         loaded = open_model(model, settings)
-        split = quickstart.split_leaderboard(
-            loaded, out / "data", settings, per_kind=options.held_out // 2
+        config = quickstart.QuickstartConfig(
+            model=options.model, per_kind=options.held_out // 2, out=scratch
         )
-        before = quickstart.measure(loaded, split, out / "before")
+        split = quickstart.split_leaderboard(loaded, out / "data", settings, config)
+        before = quickstart.measure(loaded, split, out / "before", config.max_new_tokens)
         device, dtype = loaded.device, loaded.dtype
         del loaded
-        runs = [_run(model, split, out / f"seed{seed}", seed, options.steps) for seed in (0, 1, 2)]
+        runs = [
+            _run(replace(config, seed=seed), split, out / f"seed{seed}", options.steps)
+            for seed in (0, 1, 2)
+        ]
     found = _summary(before, runs) | {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(device, dtype),
@@ -68,21 +72,18 @@ def main() -> None:
 
 
 def _run(
-    model: ModelConfig, split: quickstart.Split, out: Path, seed: int, steps: int
+    config: quickstart.QuickstartConfig, split: quickstart.Split, out: Path, steps: int
 ) -> dict[str, Any]:
-    config = RunConfig(
-        model=model,
-        data=DataConfig(data=str(split.train), max_length=quickstart.MAX_LENGTH, overlong="drop"),
-        train=replace(quickstart.TRAINING, seed=seed, max_steps=steps),
-        out=str(out),
-    )
+    model = ModelConfig(model=config.model)
+    job = quickstart.run_config(config, model, split, out)
+    job = replace(job, train=replace(job.train, max_steps=steps))
     start = time.monotonic()
-    result = train.run(config, read_settings(), report=lambda line: print(line, file=sys.stderr))
+    result = train.run(job, read_settings(), report=lambda line: print(line, file=sys.stderr))
     trained = time.monotonic() - start
     adapted = open_model(replace(model, adapter=str(result.adapter_dir)), read_settings())
-    after = quickstart.measure(adapted, split, out / "after")
+    after = quickstart.measure(adapted, split, out / "after", config.max_new_tokens)
     return {
-        "seed": seed,
+        "seed": config.seed,
         "train_seconds": round(trained),
         "train_tokens": result.train_tokens,
         **_figures(after),

@@ -29,17 +29,12 @@ if TYPE_CHECKING:
     from agent_finetune.contracts import LoadedModel, Settings, TrainResult
     from agent_finetune.records import Example
 
-HELD_OUT_PER_KIND = 32
-"""Held-out questions that offer one tool, and as many that offer several."""
-MAX_LENGTH = 560
-"""Most tokens of a question with its answer; longer ones are left out, and counted."""
 SPLIT_SEED = 0
 """The held-out questions are the same for every training seed."""
 TRAINING = TrainConfig(batch_size=4, learning_rate=1e-3, epochs=2.0)
 """Found on the training half; smaller batches take more steps in the same time."""
 PROBE_STEPS = 4
 """Steps of the trial run that tells how fast this machine trains; the first is not counted."""
-MAX_NEW_TOKENS = 128
 SHOWN = ("name_accuracy", "exact_match", "argument_f1", "valid_json", "hallucinated", "missing")
 """Metrics of the table, defined in `agent_finetune.metrics`."""
 LABELS = {
@@ -64,6 +59,12 @@ class QuickstartConfig:
     """Folder for data, adapter, reports and plot."""
     seed: int = 0
     """Seed of the training."""
+    per_kind: int = 32
+    """Held-out questions that offer one tool, and as many that offer several."""
+    max_length: int = 560
+    """Most tokens of a question with its answer; longer ones are left out, and counted."""
+    max_new_tokens: int = 128
+    """Most tokens of an answer to a held-out question."""
 
     def __post_init__(self) -> None:
         if not self.minutes > 0:
@@ -139,24 +140,24 @@ def run(
     report(f"[1/5] Model: {config.model}")
     loaded = open_model(model, settings)
     report(f"      loaded on {loaded.device} in {loaded.dtype}")
-    split = split_leaderboard(loaded, out / "data", settings)
+    split = split_leaderboard(loaded, out / "data", settings, config)
     report(
         f"[2/5] Data: Berkeley Function Calling Leaderboard, {split.trained} questions to train "
         f"on, {len(split.one)} + {len(split.several)} held out (one tool + several);\n      no "
-        f"tool is on both sides; {split.too_long} longer than {MAX_LENGTH} tokens left out"
+        f"tool is on both sides; {split.too_long} longer than {config.max_length} tokens left out"
     )
     report("[3/5] Before: the model answers the held-out questions")
-    before = measure(loaded, split, out / "before")
+    before = measure(loaded, split, out / "before", config.max_new_tokens)
     report(f"      right tool name: {before.rate('name_accuracy')}")
     del loaded  # training loads its own copy
     report(f"[4/5] Train: first {PROBE_STEPS} steps as a trial, to see how fast this machine is")
-    run_config = _run_config(config, model, split, out)
+    job = run_config(config, model, split, out)
     left = config.minutes * 60 - (time.monotonic() - start) - before.seconds
-    run_config = fit_into(run_config, split.trained, left, settings, report)
-    training = train.run(run_config, settings, report=lambda line: report(f"      {line}"))
+    job = fit_into(job, split.trained, left, settings, report)
+    training = train.run(job, settings, report=lambda line: report(f"      {line}"))
     report("[5/5] After: the adapted model answers the same questions")
     adapted = open_model(replace(model, adapter=str(training.adapter_dir)), settings)
-    after = measure(adapted, split, out / "after")
+    after = measure(adapted, split, out / "after", config.max_new_tokens)
     result = QuickstartResult(
         before=before, after=after, training=training, seconds=time.monotonic() - start
     )
@@ -166,23 +167,23 @@ def run(
 
 
 def split_leaderboard(
-    loaded: LoadedModel, out: Path, settings: Settings, *, per_kind: int = HELD_OUT_PER_KIND
+    loaded: LoadedModel, out: Path, settings: Settings, config: QuickstartConfig
 ) -> Split:
     """Split the leaderboard's single-call questions by tool, and write both parts as jsonl.
 
     Args:
-        loaded: Its tokenizer tells which questions fit into `MAX_LENGTH`.
+        loaded: Its tokenizer tells which questions fit into `config.max_length`.
         out: Receives train.jsonl and held_out.jsonl, rows as the leaderboard has them, each with
             its ground truth.
         settings: Cache of the download.
-        per_kind: Held-out questions that offer one tool, and as many that offer several.
+        config: How long a question may be, and how many are held out.
     """
     source = readers.open_source("bfcl", settings)
     examples = readers.read("bfcl", settings=settings).examples
     renderer = Renderer(loaded.tokenizer)
-    fitting = [e for e in examples if renderer.fit(e, MAX_LENGTH, "drop").rows]
+    fitting = [e for e in examples if renderer.fit(e, config.max_length, "drop").rows]
     training, held_out = hold_out_tools(
-        fitting, one_tool=per_kind, several_tools=per_kind, seed=SPLIT_SEED
+        fitting, one_tool=config.per_kind, several_tools=config.per_kind, seed=SPLIT_SEED
     )
     rows = {str(row.data["id"]): row.data for row in source.rows}
     paths = (out / "train.jsonl", out / "held_out.jsonl")
@@ -192,20 +193,20 @@ def split_leaderboard(
     return Split(
         train=paths[0],
         held_out=paths[1],
-        one=tuple(held_out[:per_kind]),
-        several=tuple(held_out[per_kind:]),
+        one=tuple(held_out[: config.per_kind]),
+        several=tuple(held_out[config.per_kind :]),
         trained=len(training),
         too_long=len(examples) - len(fitting),
     )
 
 
-def measure(loaded: LoadedModel, split: Split, out: Path) -> Measured:
+def measure(loaded: LoadedModel, split: Split, out: Path, max_new_tokens: int) -> Measured:
     """Let a model answer the held-out questions, and write every answer under `out`."""
     start = time.monotonic()
     reports = []
     for name, part in (("one tool", split.one), ("several tools", split.several)):
         with progress(f"      {name}") as on_progress:
-            found = evaluate(loaded, part, max_new_tokens=MAX_NEW_TOKENS, on_progress=on_progress)
+            found = evaluate(loaded, part, max_new_tokens=max_new_tokens, on_progress=on_progress)
         found.write(out / name.replace(" ", "_"))
         reports.append(found)
     return Measured(one=reports[0], several=reports[1], seconds=time.monotonic() - start)
@@ -310,10 +311,11 @@ def _shortened(text: str, most: int = 150) -> str:
     return flat if len(flat) <= most else f"{flat[:most]} ..."
 
 
-def _run_config(config: QuickstartConfig, model: ModelConfig, split: Split, out: Path) -> RunConfig:
+def run_config(config: QuickstartConfig, model: ModelConfig, split: Split, out: Path) -> RunConfig:
+    """The training as it would be with all the time it wants."""
     return RunConfig(
         model=model,
-        data=DataConfig(data=str(split.train), max_length=MAX_LENGTH, overlong="drop"),
+        data=DataConfig(data=str(split.train), max_length=config.max_length, overlong="drop"),
         train=replace(TRAINING, seed=config.seed),
         out=str(out),
     )
