@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
 from agent_finetune import attention, collate, testing
 from agent_finetune.errors import ModelError
 from agent_finetune.records import Tokens
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 TINY = {
     "vocab_size": 64,
@@ -81,11 +82,10 @@ def test_each_document_gets_the_attention_it_would_get_alone(dtype, close, windo
 def test_plain_math_and_fused_attention_have_the_same_gradients():
     torch.manual_seed(0)
     tensors = [torch.randn(1, heads, 12, 8) for heads in (4, 2, 2)]
-    options = {"dropout": 0.0, "scaling": 0.3, "window": None}
 
     def gradients(function):
         leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-        function(*leaves, **options).square().sum().backward()
+        function(*leaves, 0.0, None).square().sum().backward()
         return [leaf.grad for leaf in leaves]
 
     for plain, fused in zip(

@@ -1,19 +1,23 @@
 """Training: the losses are right, and what a run leaves behind can be trusted."""
 
+import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 import train_jobs
 from peft import PeftModel
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent_finetune import adapters, attention, collate, plugins, train
@@ -21,7 +25,8 @@ from agent_finetune.config import AdapterConfig, ModelConfig
 from agent_finetune.contracts import TrainResult
 from agent_finetune.errors import ConfigError, DataError, TrainError
 from agent_finetune.records import Tokens
-from agent_finetune.train import folder, history
+from agent_finetune.train import arguments, folder, history
+from agent_finetune.train.callbacks import ProgressBar
 from agent_finetune.train.trainer import trained_loss
 
 HELPERS = str(Path(train_jobs.__file__).parent)
@@ -522,6 +527,49 @@ def test_other_errors_keep_their_traceback(tmp_path):
 
 def test_the_kernel_answers_the_training_hook(tmp_path):
     assert isinstance(plugins.train_adapter(train_jobs.job(tmp_path / "run")), TrainResult)
+
+
+# What the user sees meanwhile
+
+
+def bar_of(console):
+    bar = ProgressBar(history.History(Path(os.devnull)), console)
+    bar.history.lines.append({"step": 5, "loss": 1.25, "tokens_per_second": 310.0})
+    state = SimpleNamespace(global_step=4, max_steps=50)
+    bar.on_train_begin(None, state, None)
+    state.global_step = 5
+    bar.on_step_end(None, state, None)
+    bar.on_prediction_step(None, state, None)
+    bar.on_log(None, state, None, logs={"eval_loss": 1.0})
+    bar.on_log(None, state, None, logs={"loss": 1.25})
+    bar.close()
+    return console.file.getvalue()
+
+
+def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left():
+    drawn = bar_of(Console(file=io.StringIO(), force_terminal=True, width=120))
+    assert "5/50" in drawn
+    assert "loss 1.250  310 tokens/s" in drawn
+    assert "left" in drawn
+
+
+def test_a_log_file_gets_a_line_every_tenth_of_the_way():
+    drawn = bar_of(Console(file=io.StringIO(), force_terminal=False, width=120))
+    assert re.fullmatch(r"step 5/50  loss 1\.250  310 tokens/s  \d:\d\d:\d\d left\n", drawn)
+
+
+# A GPU: what can be said without one
+
+
+def test_a_gpu_that_training_would_not_take_is_refused():
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES"):
+        arguments.take_device(SimpleNamespace(device=torch.device("cuda:0")), "cuda:1")
+
+
+def test_several_gpus_in_sight_are_not_split_over():
+    args = SimpleNamespace(device=torch.device("cuda:0"), _n_gpu=2)
+    arguments.take_device(args, "cuda:0")
+    assert args._n_gpu == 1
 
 
 # Two processes

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -85,73 +85,79 @@ def packed_sdpa(
     if rest.get("is_causal") is False:
         raise ModelError(f"{PACKED} is causal, and this layer is not; train with pack off")
     # Under autocast rotary embedding leaves queries and keys wider than values.
-    query, key = query.to(value.dtype), key.to(value.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    bounds = cu_seq_lens_q.tolist()
+    query, key = query.to(value.dtype) * scaling, key.to(value.dtype)
+    lengths = cu_seq_lens_q.diff().tolist()
     pieces = [
-        _document(
-            query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
-            dropout=dropout,
-            scaling=scaling,
-            # A document that fits into the window has nothing to hide.
-            window=sliding_window if sliding_window and end - start > sliding_window else None,
+        # A document that fits into the window has nothing to hide.
+        _document(*piece, dropout, sliding_window if (sliding_window or length) < length else None)
+        for *piece, length in zip(
+            torch.split(query, lengths, dim=2),
+            torch.split(key, lengths, dim=2),
+            torch.split(value, lengths, dim=2),
+            lengths,
+            strict=True,
         )
-        for start, end in pairwise(bounds)
     ]
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(pieces, dim=1), None
 
 
 def _document(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *,
     dropout: float,
-    scaling: float,
     window: int | None,
 ) -> torch.Tensor:
-    """Causal attention of one document; (1, h, l, d) from (1, h, l, d) and (1, g, l, d) twice."""
-    plain = query.dtype == torch.bfloat16 and query.shape[2] <= _PLAIN_MATH_UP_TO
-    if query.device.type == "cpu" and plain:
+    """Causal attention of one document; (1, l, h, d) from (1, h, l, d) and (1, g, l, d) twice."""
+    length = query.shape[2]
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and length <= _PLAIN_MATH_UP_TO:
         with torch.autocast("cpu", enabled=False):  # it would widen the softmax to float32
-            return _plain(query, key, value, dropout=dropout, scaling=scaling, window=window)
-    visible = None if window is None else _visible(query.shape[2], window, query.device)
-    return F.scaled_dot_product_attention(
+            return _plain(query, key, value, dropout, window)
+    seen = None if window is None else _seen(length, window, query.device)
+    attended = F.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=visible,
+        attn_mask=seen,
         dropout_p=dropout,
-        is_causal=visible is None,
-        scale=scaling,
+        is_causal=seen is None,
+        scale=1.0,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    return attended.transpose(1, 2)
 
 
 def _plain(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *,
     dropout: float,
-    scaling: float,
     window: int | None,
 ) -> torch.Tensor:
-    """The same as matrix products; the heads that share a key head are stacked along l."""
+    """The same as matrix products; the query heads that share a key head are stacked along l."""
     heads, length, width = query.shape[1:]
     groups = key.shape[1]
-    stacked = (query * scaling).reshape(groups, heads // groups * length, width)
-    scores = torch.bmm(stacked, key.reshape(groups, length, width).transpose(1, 2))
-    hidden = torch.zeros(length, length, dtype=query.dtype, device=query.device)
-    hidden.masked_fill_(~_visible(length, window, query.device), -torch.inf)
-    weights = (scores.view(groups, heads // groups, length, length) + hidden).softmax(-1)
-    weights = F.dropout(weights, dropout, training=dropout > 0).view(groups, -1, length)
-    return torch.bmm(weights, value.reshape(groups, length, -1)).view(1, heads, length, -1)
+    stacked = query.reshape(groups, heads // groups * length, width)
+    scores = torch.bmm(stacked, key[0].transpose(1, 2)).view(groups, -1, length, length)
+    scores += _hidden(window, query.dtype)[:length, :length]
+    weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    attended = torch.bmm(weights.view(groups, -1, length), value[0])
+    return attended.view(1, heads, length, -1).transpose(1, 2)
 
 
-def _visible(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+@lru_cache(maxsize=4)
+def _hidden(window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores: minus infinity where a token does not see, else 0.
+
+    One for all lengths: the mask of a shorter document is its upper left corner.
+    """
+    cpu = torch.device("cpu")
+    nothing = torch.zeros(_PLAIN_MATH_UP_TO, _PLAIN_MATH_UP_TO, dtype=dtype)
+    return nothing.masked_fill_(~_seen(_PLAIN_MATH_UP_TO, window, cpu), -torch.inf)
+
+
+def _seen(length: int, window: int | None, device: torch.device) -> torch.Tensor:
     """Which token (row) sees which (column); bool (length, length)."""
     seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return seen if window is None else seen.triu(1 - window)

@@ -84,7 +84,7 @@ def sft_config(
         disable_tqdm=True,
         report_to="none",
     )
-    _check_device(arguments, loaded)
+    take_device(arguments, loaded.device)
     # Rounded down: Transformers rounds a share up, and a short run's first step moves nothing.
     arguments.warmup_steps = int(config.warmup * total_steps(config, rows, arguments.world_size))
     return arguments
@@ -125,17 +125,20 @@ def _every(steps: int | None) -> tuple[str, int | None]:
     return ("epoch", None) if steps is None else ("steps", steps)
 
 
-def _check_device(arguments: Any, loaded: LoadedModel) -> None:
+def take_device(arguments: Any, device: str) -> None:
     """Make Transformers train on the one device that the model is on.
 
     With several GPUs in sight and no launcher it would split batches over all of them
     (`nn.DataParallel`), and it always takes the first.
+
+    Raises:
+        ConfigError: The model is on another device than Transformers will train on.
     """
-    if loaded.device == "cpu":
+    if device == "cpu":
         return
-    if torch.device(loaded.device) != arguments.device:
+    if torch.device(device) != arguments.device:
         raise ConfigError(
-            f"device is {loaded.device!r}, and training takes {arguments.device}, the first GPU "
-            "in sight; choose another with CUDA_VISIBLE_DEVICES"
+            f"device is {device!r}, and training takes {arguments.device}, the first GPU in "
+            "sight; choose another with CUDA_VISIBLE_DEVICES"
         )
     arguments._n_gpu = 1  # the only way there is to say it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,17 @@ class GradientCheck(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """A bar on stderr with loss and time left; nothing where stderr is not a terminal."""
+    """A bar with loss, speed and time left; a plain line every tenth where there is no terminal."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, console: Console | None = None) -> None:
+        """Draw for a history.
+
+        Args:
+            history: Where loss and speed are read from.
+            console: Where to draw; stderr unless given.
+        """
         self.history = history
+        self._console = Console(stderr=True) if console is None else console
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -136,28 +144,40 @@ class ProgressBar(TrainerCallback):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=(console := Console(stderr=True)),
-            disable=not console.is_terminal,
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("training", note="")
+        self._began = (0, 0.0)
+        """Step and time at which this session began."""
 
     def close(self) -> None:
         """Give the terminal back; also after an error."""
         self._progress.stop()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._began = (state.global_step, time.monotonic())
         self._progress.start()
         self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._progress.update(
-            self._task, completed=state.global_step, description="training", refresh=True
-        )
+        self._progress.update(self._task, completed=state.global_step, description="training")
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress.update(self._task, description="evaluating")
 
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if lines := self.history.training:
-            note = f"loss {lines[-1]['loss']:.3f}  {lines[-1]['tokens_per_second']:.0f} tokens/s"
-            self._progress.update(self._task, note=note)
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "loss" not in logs:
+            return
+        line = self.history.training[-1]
+        note = f"loss {line['loss']:.3f}  {line['tokens_per_second']:.0f} tokens/s"
+        self._progress.update(self._task, note=note)
+        tenth = max(1, state.max_steps // 10)
+        if not self._console.is_terminal and state.global_step % tenth == 0:
+            done = f"step {state.global_step}/{state.max_steps}"
+            self._console.print(f"{done}  {note}  {self._left(state)} left", highlight=False)
+
+    def _left(self, state: Any) -> timedelta:
+        step, then = self._began
+        pace = (time.monotonic() - then) / (state.global_step - step)
+        return timedelta(seconds=round(pace * (state.max_steps - state.global_step)))

@@ -111,7 +111,7 @@ class SupervisedTrainer(SFTTrainer):
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
             adapters.save(
-                self.model, self.processing_class, Path(output_dir or self.args.output_dir)
+                self.model, self.processing_class, Path(output_dir or str(self.args.output_dir))
             )
 
     def create_model_card(self, *unused: Any, **unused_too: Any) -> None:
