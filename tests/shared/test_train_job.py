@@ -185,3 +185,47 @@ def test_examples_without_tools_are_held_out_one_by_one():
 def test_one_family_of_tools_cannot_be_split():
     with pytest.raises(DataError, match="smallest group that shares its tools has 10"):
         job.hold_out_share(examples(10, tools=[tool("a")]), share=0.2, seed=0)
+
+
+@pytest.mark.real
+def test_a_real_model_learns_to_say_a_call(tmp_path):
+    """Twenty lines of OpenAI messages change what SmolLM2 answers, and its loss."""
+    from agent_finetune import adapters
+    from agent_finetune.generate import complete
+    from agent_finetune.render import Renderer
+    from agent_finetune.settings import read_settings
+
+    rows = [row("get_weather", f"City{index}") for index in range(20)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = read_settings()
+    name = "smollm2-135m-instruct"
+    asked = RunConfig(
+        model=ModelConfig(model=name),
+        data=DataConfig(data=str(data)),
+        out=str(tmp_path / "out"),
+        train=TrainConfig(batch_size=4, epochs=3),
+    )
+    result = train.run(asked, settings, report=lambda line: None)
+    messages = [Message(role="user", text="get_weather of Paris?")]
+
+    def answer(adapter):
+        loaded = adapters.open_model(ModelConfig(model=name, adapter=adapter), settings)
+        renderer = Renderer(loaded.tokenizer)
+        prompt = renderer.prompt_ids(messages, [tool("get_weather")])
+        [ids] = complete(
+            loaded,
+            [prompt],
+            stop_ids=renderer.stop_ids,
+            stop_strings=renderer.stop_strings,
+            max_new_tokens=60,
+            batch_size=1,
+        )
+        return renderer.parse(ids).calls
+
+    assert answer(None) == ()
+    [call] = answer(str(result.adapter_dir))
+    assert call.name == "get_weather"
+    assert call.arguments == {"city": "Paris"}
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["after"]["train_loss"] < metrics["before"]["train_loss"] / 2

@@ -90,8 +90,8 @@ def packed_sdpa(
     lengths = cu_seq_lens_q.diff().tolist()
     pieces = [
         # A document that fits into the window has nothing to hide.
-        _document(*piece, dropout, sliding_window if (sliding_window or length) < length else None)
-        for *piece, length in zip(
+        _document(q, k, v, dropout, sliding_window if (sliding_window or length) < length else None)
+        for q, k, v, length in zip(
             torch.split(query, lengths, dim=2),
             torch.split(key, lengths, dim=2),
             torch.split(value, lengths, dim=2),
