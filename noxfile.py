@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent
 PLUGINS = sorted(ROOT.glob("packages/*/pyproject.toml"))
 MEMBERS = ("shared", *(f"packages/{path.parent.name}" for path in PLUGINS))
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
+ALL_EXTRAS = "[gguf,quantization]"
 TEST_TOOLS = ("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis")
 
 
@@ -54,7 +55,7 @@ def layers(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Types, by mypy --strict on the four source trees."""
-    bin_ = kernel(session, "mypy")
+    bin_ = kernel(session, "mypy", extras=ALL_EXTRAS)
     session.run(f"{bin_}/mypy", *(f"{member}/src" for member in MEMBERS), external=True)
 
 
@@ -72,7 +73,7 @@ def slow(session: nox.Session) -> None:
 
 def pytest(session: nox.Session, *options: str) -> None:
     """Run pytest in the shared environment, a process per core; any argument takes over."""
-    bin_ = kernel(session, *TEST_TOOLS, extras="[gguf,quantization]")
+    bin_ = kernel(session, *TEST_TOOLS, extras=ALL_EXTRAS)
     chosen = session.posargs or [*options, "-n", "auto", "--dist", "loadfile"]
     # One thread each: the processes are the parallelism, and sums then come out the same anywhere.
     session.run(

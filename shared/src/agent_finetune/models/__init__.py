@@ -1,6 +1,6 @@
 """From a model's name to weights and tokenizer in memory.
 
-`resolve` is light; `load_base` and `open_tokenizer` import transformers when they are called.
+`resolve` is light; the others import transformers when they are called.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.models.adapter_folders import own_tokenizer, read_config, with_base
 from agent_finetune.models.resolving import SHIPPED, resolve
 
-__all__ = ["SHIPPED", "load_base", "open_tokenizer", "resolve"]
+__all__ = ["SHIPPED", "load_base", "load_tokenizer", "open_tokenizer", "resolve"]
 
 
 def load_base(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> LoadedModel:
@@ -28,6 +28,17 @@ def load_base(config: ModelConfig, resolved: ResolvedModel, settings: Settings) 
     return load(config, resolved, settings)
 
 
+def load_tokenizer(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Any:
+    """Load the tokenizer that comes with the base, and no weights.
+
+    Raises:
+        ModelError: There is no tokenizer that Transformers can read.
+    """
+    from agent_finetune.models.loading import load_tokenizer as load
+
+    return load(config, resolved, settings)
+
+
 def open_tokenizer(config: ModelConfig, settings: Settings) -> Any:
     """The tokenizer that `adapters.open_model` would answer with, and no weights.
 
@@ -36,8 +47,6 @@ def open_tokenizer(config: ModelConfig, settings: Settings) -> Any:
     Raises:
         ModelError: The model or the adapter cannot be had.
     """
-    from agent_finetune.models.loading import load_tokenizer
-
     config = with_base(config)
     if config.adapter is not None:
         folder = Path(config.adapter)
