@@ -115,6 +115,14 @@ def test_every_hook_is_documented_with_its_exact_arguments():
     assert documented == declared
 
 
+def test_the_order_of_the_layers_is_documented_as_it_is_checked():
+    told = re.search(r"^`(cli, .*)`$", (ROOT / "CONTRIBUTING.md").read_text(), re.M).group(1)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = [c["layers"] for c in contracts["contracts"] if c["name"] == "kernel layers"]
+    checked = [set(re.findall(r"\w+", layer)) for layer in layers]
+    assert [set(re.findall(r"\w+", layer)) for layer in told.split(" > ")] == checked
+
+
 def test_every_nox_session_is_documented():
     sessions = re.findall(r"^@nox\.session.*\ndef (\w+)", (ROOT / "noxfile.py").read_text(), re.M)
     documented = re.findall(r"^\| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)

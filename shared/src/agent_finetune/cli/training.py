@@ -40,6 +40,8 @@ def train(
     """
     config = RunConfig(model=model, data=data, out=out, lora=lora, train=train)
 
+    from accelerate import PartialState
+
     from agent_finetune import train as training
     from agent_finetune.settings import read_settings
 
@@ -48,6 +50,8 @@ def train(
     except KeyboardInterrupt:
         log(f"interrupted; the same command with --resume goes on from {Path(out, 'checkpoints')}")
         return 130
+    if not PartialState().is_main_process:  # under torchrun one process answers
+        return 0
     text = (
         f"{result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}\n"
         f"{result.adapter_dir}"
