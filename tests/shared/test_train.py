@@ -20,9 +20,9 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agent_finetune import adapters, attention, collate, plugins, train
+from agent_finetune import adapters, attention, collate, plugins, testing, train
 from agent_finetune.config import AdapterConfig, ModelConfig
-from agent_finetune.contracts import TrainResult
+from agent_finetune.contracts import Settings, TrainResult
 from agent_finetune.errors import ConfigError, DataError, TrainError
 from agent_finetune.records import Tokens
 from agent_finetune.train import arguments, folder, history
@@ -197,6 +197,8 @@ def test_bfloat16_training_learns_and_keeps_float32_masters(tmp_path):
     found = losses(job.out)
     exact = train_jobs.job(tmp_path / "exact", train_rows=rows, max_steps=15)
     train.fit(exact)
+    with torch.no_grad():  # autocast ended with the training
+        assert job.loaded.model(input_ids=torch.tensor([[5]])).logits.dtype == torch.bfloat16
     assert found[-1] < found[0] - 0.1
     assert found == pytest.approx(losses(exact.out), rel=0.02)
 
@@ -252,6 +254,26 @@ def test_an_adapter_goes_on_training_where_it_was(tmp_path):
     train.fit(second)
     assert losses(second.out)[0] < losses(first.out)[-1]
     assert read(second.out / "run.json")["must_stay"]["adapter"].startswith("sha256:")
+
+
+def test_a_base_in_four_bits_trains_a_float32_adapter(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from agent_finetune import models
+
+    testing.save_tiny_model(tmp_path / "base")
+    config = ModelConfig(
+        model=str(tmp_path / "base"), device="cpu", dtype="bfloat16", quantization="4bit"
+    )
+    settings = Settings(cache_dir=tmp_path / "cache")
+    resolved = models.resolve(config.model, None, settings)
+    model = models.load_base(config, resolved, settings)
+    job = train_jobs.job(
+        tmp_path / "run", train_rows=train_jobs.tokens(4), model=model, max_steps=12
+    )
+    train.fit(job)
+    assert losses(job.out)[-1] < losses(job.out)[0] - 0.05
+    trained = {weight.dtype for weight in model.model.parameters() if weight.requires_grad}
+    assert trained == {torch.float32}
 
 
 def test_gradient_checkpointing_changes_no_loss(tmp_path):
@@ -450,8 +472,12 @@ def test_out_must_be_a_folder(tmp_path):
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    with folder.claimed(tmp_path), pytest.raises(ConfigError, match="another run is writing here"):
-        train.fit(train_jobs.job(tmp_path))
+    job = train_jobs.job(tmp_path)
+    with (
+        folder.claimed(tmp_path, resume=False),
+        pytest.raises(ConfigError, match="another run is writing here"),
+    ):
+        train.fit(job)
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):

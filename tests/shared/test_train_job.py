@@ -69,10 +69,11 @@ def test_a_run_records_what_it_read_kept_and_dropped(model, data, tmp_path):
     result = run(config(model, data, tmp_path / "out"), tmp_path, said)
     assert result.steps == 2
     recorded = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert recorded["data"]["read"] == 10
+    [source] = recorded["data"]["sources"]
+    assert source["read"] == 10
+    assert source["digest"].startswith("sha256:")
     assert recorded["data"]["train"]["examples"] == recorded["data"]["train"]["rows"] == 10
     assert recorded["data"]["train"]["trained_tokens"] > 0
-    assert recorded["data"]["digest"]
     assert recorded["data"]["bad_rows"] == []
     assert recorded["chat_template"]["adaptations"]  # ChatML knows no tools
     assert any("10 examples" in line for line in said)
@@ -98,6 +99,7 @@ def test_a_file_of_its_own_can_be_held_out(model, data, tmp_path):
     run(config(model, data, tmp_path / "out", eval_data=str(data)), tmp_path, said)
     recorded = json.loads((tmp_path / "out" / "run.json").read_text())
     assert recorded["data"]["eval"]["rows"] == 10
+    assert len(recorded["data"]["sources"]) == 2
     assert "held out: 10 rows" in said
 
 
@@ -112,7 +114,9 @@ def test_training_goes_on_from_an_adapter(model, data, tmp_path):
         out=first.out,
         train=first.train,
     )
-    run(again, tmp_path)
+    said = []
+    run(again, tmp_path, said)
+    assert any("goes on training" in line for line in said)
     before = json.loads((tmp_path / "one" / "history.jsonl").read_text().splitlines()[-1])
     after = json.loads((tmp_path / "two" / "history.jsonl").read_text().splitlines()[-1])
     assert after["loss"] < before["loss"]

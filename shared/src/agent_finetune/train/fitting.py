@@ -46,7 +46,6 @@ def fit(job: TrainJob) -> TrainResult:
         TrainError: The loss or a gradient is no longer a number, or memory ran out.
     """
     config = job.config.train
-    folder.check(job.out, resume=config.resume)
     loaded = replace(job.loaded, model=_with_trainable_weights(job))
     attention.register()
     packed = config.pack and attention.can_pack(adapters.base_model(loaded.model))
@@ -63,7 +62,7 @@ def fit(job: TrainJob) -> TrainResult:
             resumes=resumes,
         )
         if args.should_save:
-            stack.enter_context(folder.claimed(job.out))
+            stack.enter_context(folder.claimed(job.out, resume=config.resume))
         run = record.of(job, loaded, processes=args.world_size, packed=packed)
         checkpoint = _begin(job, run, args)
         # No other process looks at the folder before process 0 has put it in order.
@@ -96,7 +95,6 @@ def _begin(job: TrainJob, run: dict[str, Any], args: Any) -> Path | None:
     steps = total_steps(config, len(job.train_rows), args.world_size)
     whole = folder.whole_checkpoints(job.out) if config.resume else []
     if args.should_save:
-        folder.check(job.out, resume=config.resume)
         before = folder.read_run(job.out)
         if before is not None:
             folder.check_same(job.out, before, run["must_stay"])
@@ -146,6 +144,8 @@ def _train(
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             if job.eval_rows and not _evaluated_at_end(trainer):
                 trainer.evaluate()
+    # Out of the wrapping that casts for training: what is served must be what was saved.
+    trainer.accelerator.unwrap_model(loaded.model, keep_fp32_wrapper=False)
     loaded.model.eval()
     if config.method == "full":
         loaded.model.to(torch_dtype(loaded.dtype))

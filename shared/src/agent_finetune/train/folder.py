@@ -28,15 +28,17 @@ _WHOLE = "whole"
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def claimed(out: Path, *, resume: bool) -> Iterator[None]:
     """Hold a run's folder against every other process; the system frees it when we die.
 
     Raises:
-        ConfigError: Another run is writing into it.
+        ConfigError: Another run is writing into it, or `check` refuses it.
     """
+    check(out, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
+            check(out, resume=resume)  # nobody can change the answer any more
             yield
     except Timeout:
         raise ConfigError(f"{out}: another run is writing here; give another out") from None

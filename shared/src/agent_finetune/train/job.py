@@ -71,9 +71,14 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
     processes = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
     say = report if processes.is_main_process else _say_nothing
     data = _read(config.data, config.data.data, settings, say)
-    training, held_out = _split(config, data, settings, say)
+    other = None
+    if config.data.eval_data is not None:
+        other = _read(config.data, config.data.eval_data, settings, say)
+    training, held_out = _split(config, data, other, say)
     loaded = adapters.open_model(_placed(config.model, processes), settings, trainable=True)
     say(f"model: {loaded.resolved.name}, {loaded.dtype} on {loaded.device}")
+    if loaded.config.adapter:
+        say(f"adapter: {loaded.config.adapter} goes on training, with its own rank and targets")
     renderer = Renderer(loaded.tokenizer, sections=config.data.sections)
     for reason in renderer.adaptation.reasons:
         say(f"chat template: {reason}")
@@ -88,7 +93,7 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
         eval_rows=evaluation.rows,
         eval_examples=evaluation.examples[: config.train.eval_generate],
         out=out,
-        facts=_facts(data, train, evaluation, renderer, limit),
+        facts=_facts(data, other, train, evaluation, renderer, limit),
     )
     return plugins.train_adapter(job)
 
@@ -114,11 +119,11 @@ def _read(
 
 
 def _split(
-    config: RunConfig, data: ReadResult, settings: Settings, say: Callable[[str], None]
+    config: RunConfig, data: ReadResult, other: ReadResult | None, say: Callable[[str], None]
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Examples to train on, and examples to measure on."""
-    if config.data.eval_data is not None:
-        return data.examples, _read(config.data, config.data.eval_data, settings, say).examples
+    if other is not None:
+        return data.examples, other.examples
     if not config.data.eval_share:
         return data.examples, ()
     training, held_out = hold_out_share(
@@ -245,14 +250,25 @@ def _as_served(loaded: LoadedModel, renderer: Renderer) -> LoadedModel:
 
 
 def _facts(
-    data: ReadResult, train: Rendered, evaluation: Rendered, renderer: Renderer, limit: int
+    data: ReadResult,
+    other: ReadResult | None,
+    train: Rendered,
+    evaluation: Rendered,
+    renderer: Renderer,
+    limit: int,
 ) -> dict[str, Any]:
-    bad = [*data.bad, *train.bad, *evaluation.bad]
+    read = [data] if other is None else [data, other]
+    bad = [*(row for result in read for row in result.bad), *train.bad, *evaluation.bad]
     return {
         "data": {
-            "format": data.format,
-            "digest": data.digest,
-            "read": len(data.examples) + len(data.bad),
+            "sources": [
+                {
+                    "format": result.format,
+                    "digest": result.digest,
+                    "read": len(result.examples) + len(result.bad),
+                }
+                for result in read
+            ],
             "max_length": limit,
             "train": train.counts(),
             "eval": evaluation.counts(),
