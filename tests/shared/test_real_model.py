@@ -60,7 +60,8 @@ def test_twenty_lines_change_the_answer(tmp_path):
     data = write(tmp_path / "traces.jsonl", CITIES)
     held = write(tmp_path / "held.jsonl", ["Boston", "Ankara"])
     out = tmp_path / "run"
-    before = ["eval", "--model", MODEL, "--data", held, "--out", str(tmp_path / "before")]
+    short = ["--max-new-tokens", "48"]
+    before = ["eval", "--model", MODEL, "--data", held, *short, "--out", str(tmp_path / "before")]
     train = ["train", "--model", MODEL, "--data", data, "--out", str(out), "--max-steps", "10"]
     after = [*before[:-1], str(tmp_path / "after"), "--adapter", str(out / "adapter")]
     assert main(before) == 0
