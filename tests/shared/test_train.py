@@ -601,13 +601,14 @@ def test_several_gpus_in_sight_are_not_split_over():
 # Two processes
 
 RANK = """
-import pathlib, sys
+import os, pathlib, sys
 sys.path.insert(0, {tests!r})
 import train_jobs
 from agent_finetune import train
 result = train.fit(train_jobs.job(pathlib.Path({out!r}), batch_size=2, max_steps=4,
                                 eval_rows=train_jobs.tokens(4, seed=1), save_steps=2))
-print("steps", result.steps, result.train_tokens)
+# One write: torchrun starts Python unbuffered, and the pieces of two prints would mix.
+os.write(1, b"steps %d %d\\n" % (result.steps, result.train_tokens))
 """
 
 
