@@ -155,6 +155,11 @@ def test_it_is_unpacked_once_and_known_by_the_hash_of_the_file(
     assert [p.name for p in settings.cache_dir.iterdir() if p.name.startswith(".")] == []
 
 
+def test_unpacking_draws_no_bar_into_a_log(tmp_path, model, tokenizer, settings, capsys):
+    load(write_gguf(tmp_path / "m.gguf", model, tokenizer), settings)
+    assert "%|" not in capsys.readouterr().err
+
+
 def test_each_dtype_is_unpacked_for_itself(tmp_path, model, tokenizer, settings):
     path = write_gguf(tmp_path / "m.gguf", model, tokenizer)
     assert load(path, settings).model.dtype is torch.float32

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agent_finetune.artifacts import new_folder
 from agent_finetune.errors import ModelError
 from agent_finetune.models.digests import sha256_of
+from agent_finetune.models.quiet import no_bar_in_a_log
 
 if TYPE_CHECKING:
     import torch
@@ -87,13 +88,13 @@ def _convert(name: str, file: Path, dtype: torch.dtype, folder: Path) -> None:
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
         shutil.rmtree(leftover, ignore_errors=True)
     tokenizer = load_tokenizer(name, file)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        str(file.parent), gguf_file=file.name, dtype=dtype, **_dequantize()
-    )
-    # Transformers still counts the unpacked model as quantized, and would refuse to save it.
-    model.hf_quantizer = None
-    vars(model.config).pop("quantization_config", None)
-    with new_folder(folder) as temporary:
+    with no_bar_in_a_log(), new_folder(folder) as temporary:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=dtype, **_dequantize()
+        )
+        # Transformers still counts the unpacked model as quantized, and would not save it.
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 

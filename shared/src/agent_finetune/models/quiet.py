@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from transformers.utils import logging as _logging
@@ -21,7 +22,7 @@ def quiet() -> Iterator[None]:
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    hide = bars and not (sys.stderr is not None and sys.stderr.isatty())
+    hide = bars and not _on_terminal()
     if hide:
         logging.disable_progress_bar()
     try:
@@ -30,3 +31,17 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if hide:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def no_bar_in_a_log() -> Iterator[None]:
+    """Swallow a progress bar that has no switch of its own, unless a terminal can draw it."""
+    if _on_terminal():
+        yield
+        return
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
