@@ -1,5 +1,6 @@
 """Small training jobs, shared by the tests of training and by the processes that they start."""
 
+import json
 import random
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from agent_finetune import testing
 from agent_finetune.config import AdapterConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, TrainJob
 from agent_finetune.records import Tokens
+from agent_finetune.train import history
 
 
 def tokens(count, seed=0, shortest=6, longest=20):
@@ -62,3 +64,11 @@ def with_train(job, **changes):
     """The same job with other settings, on a fresh model."""
     config = replace(job.config, train=replace(job.config.train, **changes))
     return replace(job, config=config, loaded=loaded())
+
+
+def losses(out):
+    return [line["loss"] for line in history.read(out / "history.jsonl") if "loss" in line]
+
+
+def read(path):
+    return json.loads(path.read_text())
