@@ -5,7 +5,7 @@ trains and measures once per seed with the quickstart's own settings. One tool o
 are reported apart, as counts with 95% intervals, and the quickstart's bar is derived: the mean
 share of right names over the seeds minus two standard deviations, never below 75%.
 
-    nox -s benchmark -- tool_calling --steps 140
+    nox -s benchmark -- tool_calling
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _machine(device: str, dtype: str) -> dict[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--steps", type=int, default=140, help="optimizer steps of each seed")
+    parser.add_argument("--steps", type=int, default=110, help="optimizer steps of each seed")
     parser.add_argument("--held-out", type=int, default=208, help="questions, half of each kind")
     parser.add_argument(
         "--json", type=Path, default=Path(__file__).parent / "results" / "tool_calling.json"

@@ -204,6 +204,16 @@ def test_merged_weights_keep_the_format_of_the_bases_files(tmp_path):
     assert asked == ["bfloat16"]
 
 
+def test_an_adapter_folder_holds_weights_settings_and_tokenizer_and_no_empty_form(adapter):
+    assert sorted(path.name for path in adapter.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
 def test_the_digest_follows_weights_and_template_but_not_the_card(adapter):
     first = adapters.digest(adapter)
     assert first.startswith("sha256:")

@@ -118,6 +118,8 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     # Left to itself, PEFT asks a hub whether the base's vocabulary is the model's; embeddings are
     # no targets of ours, so there is nothing to ask.
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    # PEFT's model card is a form that nobody has filled in; run.json says what was trained.
+    (folder / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(str(folder))
 
 
