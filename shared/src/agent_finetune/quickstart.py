@@ -35,8 +35,6 @@ TRAINING = TrainConfig(batch_size=4, learning_rate=1e-3, epochs=2.0)
 """Found on the training half; smaller batches take more steps in the same time."""
 PROBE_STEPS = 4
 """Steps of the trial run that tells how fast this machine trains; the first is not counted."""
-SHOWN = ("name_accuracy", "exact_match", "argument_f1", "valid_json", "hallucinated", "missing")
-"""Metrics of the table, defined in `agent_finetune.metrics`."""
 LABELS = {
     "name_accuracy": "right tool name",
     "exact_match": "call fully right",
@@ -45,6 +43,7 @@ LABELS = {
     "hallucinated": "unknown tool called",
     "missing": "no call made",
 }
+"""Metrics of the table, in its order, by their names in `agent_finetune.metrics`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,7 +258,7 @@ def summary(config: QuickstartConfig, split: Split, result: QuickstartResult) ->
     """The table, one question with both answers, and what to type next."""
     before, after = result.before, result.after
     lines = ["", f"{'held-out questions':32}{'before':>12}{'after':>12}"]
-    lines += [f"{LABELS[m]:32}{before.rate(m):>12}{after.rate(m):>12}" for m in SHOWN]
+    lines += [f"{label:32}{before.rate(m):>12}{after.rate(m):>12}" for m, label in LABELS.items()]
     for kind, part in (("one tool", "one"), ("several tools", "several")):
         cells = [
             f"{m.hits} of {m.n}"

@@ -35,13 +35,7 @@ def evaluate(
     from agent_finetune.settings import read_settings
 
     settings = read_settings()
-    read = readers.read(
-        data.data,
-        format=data.format,
-        on_bad_row=data.on_bad_row,
-        split=data.split,
-        settings=settings,
-    )
+    read = readers.read_configured(data, settings)
     examples = read.examples[:limit]
     log(f"{data.data}: format {read.format}, {len(examples)} of {len(read.examples)} examples")
     loaded = adapters.open_model(model, settings)

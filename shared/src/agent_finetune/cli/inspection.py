@@ -45,13 +45,7 @@ def inspect(
     from agent_finetune.settings import read_settings
 
     settings = read_settings()
-    read = readers.read(
-        data.data,
-        format=data.format,
-        on_bad_row=data.on_bad_row,
-        split=data.split,
-        settings=settings,
-    )
+    read = readers.read_configured(data, settings)
     tokenizer = models.open_tokenizer(model, settings)
     renderer = Renderer(tokenizer, sections=data.sections)
     shown = read.examples[:number]

@@ -23,10 +23,10 @@ from agent_finetune.readers.sources import OpenedSource, open_source
 from agent_finetune.records import BadRow, Example
 
 if TYPE_CHECKING:
-    from agent_finetune.config import BadRowPolicy
+    from agent_finetune.config import BadRowPolicy, DataConfig
     from agent_finetune.contracts import Settings
 
-__all__ = ["OpenedSource", "ReadResult", "convert", "open_source", "read"]
+__all__ = ["OpenedSource", "ReadResult", "convert", "open_source", "read", "read_configured"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,4 +79,21 @@ def read(
         raise DataError(f"{name}: none of {len(bad)} rows could be read{first}")
     return ReadResult(
         format=reading.format, examples=tuple(examples), bad=tuple(bad), digest=source.digest
+    )
+
+
+def read_configured(
+    config: DataConfig, settings: Settings, *, name: str | None = None
+) -> ReadResult:
+    """Read the data of a config by its policies; `name` reads other data by the same ones.
+
+    Raises:
+        DataError: As `read`.
+    """
+    return read(
+        name or config.data,
+        format=config.format,
+        on_bad_row=config.on_bad_row,
+        split=config.split,
+        settings=settings,
     )

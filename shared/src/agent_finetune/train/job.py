@@ -105,13 +105,7 @@ def _say_nothing(_: str) -> None:
 def _read(
     config: DataConfig, name: str, settings: Settings, say: Callable[[str], None]
 ) -> ReadResult:
-    result = readers.read(
-        name,
-        format=config.format,
-        on_bad_row=config.on_bad_row,
-        split=config.split,
-        settings=settings,
-    )
+    result = readers.read_configured(config, settings, name=name)
     found = "" if config.format != "auto" else " (found)"
     bad = f", {len(result.bad)} bad rows left out" if result.bad else ""
     say(f"data: {name}, format {result.format}{found}, {len(result.examples)} examples{bad}")
