@@ -31,6 +31,14 @@ class TrainError(FinetuneError, RuntimeError):
     """Training stopped: not a number, out of memory, or a checkpoint that does not fit."""
 
 
+class EngineError(FinetuneError, RuntimeError):
+    """A live engine is closed, or an answer could not be generated."""
+
+
+class ContextError(EngineError, ValueError):
+    """A prompt, with the answer that was asked for, is longer than the model's context."""
+
+
 class PluginError(FinetuneError, RuntimeError):
     """A plugin does not load, or implements a hook that does not exist."""
 

@@ -73,7 +73,10 @@ def finetune_train_adapter(job: TrainJob) -> TrainResult | None:
 
 @hookspec(firstresult=True)
 def finetune_open_engine(config: EngineConfig, settings: Settings) -> Engine | None:
-    """Open a live engine. Called at most once per distinct config and process."""
+    """Open a live engine: a light handle that loads nothing yet.
+
+    Called for every handle, so be quick; handles that serve the same weights share them.
+    """
 
 
 @hookspec(firstresult=True)
