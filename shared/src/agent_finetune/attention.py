@@ -12,7 +12,7 @@ d head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -190,42 +190,67 @@ def can_pack(model: Any) -> bool:
     Args:
         model: `transformers.PreTrainedModel`, the base when an adapter is on it.
     """
-    text = model.config.get_text_config().to_dict()
-    kinds = set(text.get("layer_types") or ())
-    if kinds - {"full_attention", "sliding_attention"}:
+    if not only_attends(model):
         return False
-    windows: list[int | None] = []
-
-    def recorded(*inputs: Any, **options: Any) -> tuple[torch.Tensor, None]:
-        windows.append(options.get("sliding_window"))
-        return packed_sdpa(*inputs, **options)
-
-    AttentionInterface.register(f"{PACKED}_probe", recorded)
     training = model.training
     model.eval()
     try:
-        if not _documents_stay_apart(model):
-            return False
+        return _documents_stay_apart(model)
     except (TypeError, ValueError, ModelError):
         # The model does not take the arguments, or uses a feature that packed_sdpa has not.
         return False
     finally:
         model.train(training)
-    return len(windows) > 0 and _windows_arrive(text, windows[: text["num_hidden_layers"]])
 
 
-def _windows_arrive(text: dict[str, Any], windows: Sequence[int | None]) -> bool:
-    """Whether the layers that should have a sliding window pass it to their attention."""
+def only_attends(model: Any) -> bool:
+    """Whether the layers say that they are plain full or sliding-window attention.
+
+    Args:
+        model: `transformers.PreTrainedModel`, the base when an adapter is on it.
+    """
+    kinds = model.config.get_text_config().to_dict().get("layer_types") or ()
+    return {"full_attention", "sliding_attention"} >= set(kinds)
+
+
+@contextmanager
+def trying(model: Any, function: Callable[..., Any]) -> Iterator[list[int | None]]:
+    """Run a block with an attention function, and note each call's sliding window.
+
+    Args:
+        model: `transformers.PreTrainedModel`, the base when an adapter is on it.
+        function: As `AttentionInterface` takes it.
+    """
+    windows: list[int | None] = []
+
+    def noted(*inputs: Any, **options: Any) -> Any:
+        windows.append(options.get("sliding_window"))
+        return function(*inputs, **options)
+
+    AttentionInterface.register("attention_on_trial", noted)
+    with using(model, "attention_on_trial"):
+        yield windows
+
+
+def windows_arrive(model: Any, windows: Sequence[int | None]) -> bool:
+    """Whether the layers that should have a sliding window pass it to their attention.
+
+    Args:
+        model: `transformers.PreTrainedModel`, the base when an adapter is on it.
+        windows: What the calls of at least one forward pass were given.
+    """
+    text = model.config.get_text_config().to_dict()
+    first = windows[: model.config.get_text_config().num_hidden_layers]
     if kinds := text.get("layer_types"):
-        return [kind == "sliding_attention" for kind in kinds] == [w is not None for w in windows]
-    return text.get("sliding_window") is None or all(window is not None for window in windows)
+        return [kind == "sliding_attention" for kind in kinds] == [w is not None for w in first]
+    return bool(first) and (text.get("sliding_window") is None or None not in first)
 
 
 def _documents_stay_apart(model: Any) -> bool:
     # Ids from the low middle of the vocabulary, where no special token has a role in the model.
     first, second = [11, 12, 13, 14, 15], [21, 22, 23, 24, 25, 26, 27]
     with torch.no_grad():
-        with using(model, f"{PACKED}_probe"):
+        with trying(model, packed_sdpa) as windows:
             packed = _second_document(model, first, second)
             changed = _second_document(model, first[::-1], second)
         alone = model(input_ids=torch.tensor([second], device=model.device), use_cache=False).logits
@@ -233,7 +258,7 @@ def _documents_stay_apart(model: Any) -> bool:
     scale = alone.abs().max()
     leak = (packed - changed).abs().max() / scale
     likeness = F.cosine_similarity(packed.flatten(), alone.flatten(), dim=0)
-    return bool(leak <= 1e-5 and likeness >= 0.999)
+    return bool(leak <= 1e-5 and likeness >= 0.999) and windows_arrive(model, windows)
 
 
 def _second_document(model: Any, first: list[int], second: list[int]) -> torch.Tensor:

@@ -23,58 +23,23 @@ from transformers import AttentionInterface
 from agent_finetune.engine.memory import Memory
 from agent_finetune.errors import ModelError
 
-FLAT = "flat_sdpa"
-"""Name under which the attention function is registered."""
+FLAT = "flat_attention"
+"""Name under which the attention function is registered.
 
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A row's part in a pass."""
-
-    memory: Memory
-    ids: Sequence[int]
-    """New tokens, at least one."""
+Without "sdpa" in it: Transformers refuses names that hold it for models it has no SDPA for, such
+as Gemma 2 and gpt-oss, whose own features this one has."""
 
 
 @dataclass(slots=True)
 class Pass:
     """What attention needs to know of a pass; masks are made once and serve every layer."""
 
-    spans: Sequence[Span]
+    rows: Sequence[tuple[Memory, int]]
+    """Each row's memory, and how many new tokens it has."""
     masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
 
 
-def forward(model: Any, spans: Sequence[Span]) -> torch.Tensor:
-    """Run the new tokens of all rows through the model, and keep their keys and values.
-
-    Args:
-        model: `transformers.PreTrainedModel` whose attention implementation is `FLAT`.
-        spans: The rows.
-
-    Returns:
-        Logits behind each row's last token, (rows, vocabulary).
-    """
-    device = model.device
-    ids = [id_ for span in spans for id_ in span.ids]
-    places: list[int] = []
-    ends: list[int] = []
-    for span in spans:
-        held = len(span.memory.ids)
-        places.extend(range(held, held + len(span.ids)))
-        ends.append(len(places) - 1)
-    logits: torch.Tensor = model(
-        input_ids=torch.tensor([ids], device=device),
-        position_ids=torch.tensor([places], device=device),
-        use_cache=False,
-        logits_to_keep=torch.tensor(ends, device=device),
-        rows=Pass(spans),
-    ).logits
-    for span in spans:
-        span.memory.commit(span.ids)
-    return logits[0]
-
-
-def flat_sdpa(
+def flat_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -101,7 +66,7 @@ def flat_sdpa(
         sliding_window: Tokens that a token sees, itself included; None is all before it.
         softcap: Scores are squeezed to within plus and minus this, as Gemma 2 does.
         s_aux: (h,) attention sinks, as in gpt-oss.
-        rows: What the pass consists of.
+        rows: The rows, in the order of their tokens.
         rest: What Transformers passes besides.
 
     Returns:
@@ -119,14 +84,14 @@ def flat_sdpa(
     query, key = query.to(value.dtype), key.to(value.dtype)
     pieces = []
     start = 0
-    for span in rows.spans:
-        end = start + len(span.ids)
-        keys, values = span.memory.extend(layer, key[0, :, start:end], value[0, :, start:end])
+    for memory, new in rows.rows:
+        end = start + new
+        keys, values = memory.extend(layer, key[0, :, start:end], value[0, :, start:end])
         said = query[0, :, start:end]
         if softcap is None and s_aux is None:
             pieces.append(_attend(said, keys, values, scaling, sliding_window, rows))
         else:
-            seen = _seen(rows, said.shape[1], keys.shape[1], sliding_window, said.device)
+            seen = _seen(rows, new, keys.shape[1], sliding_window, said.device)
             pieces.append(_written_out(said, keys, values, scaling, seen, softcap, s_aux))
         start = end
     return torch.cat(pieces).unsqueeze(0), None
@@ -209,5 +174,5 @@ def _seen(
 
 
 def register() -> None:
-    """Make `flat_sdpa` known to Transformers. Doing it again changes nothing."""
-    AttentionInterface.register(FLAT, flat_sdpa)
+    """Make `flat_attention` known to Transformers. Doing it again changes nothing."""
+    AttentionInterface.register(FLAT, flat_attention)

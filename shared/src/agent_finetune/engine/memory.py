@@ -56,6 +56,9 @@ class Memory:
         """
         self.ids.extend(ids)
 
+    can_cut = True
+    """Any number of its first tokens can go on by themselves."""
+
     def cut(self, count: int) -> None:
         """Forget all but the first `count` tokens."""
         del self.ids[count:]
