@@ -134,6 +134,18 @@ class Renderer:
         """
         return self._parser.parse(ids, tools)
 
+    def said(self, turn: Message, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
+        """What the model says for an assistant turn behind a user's, and the stop that ends it.
+
+        Raises:
+            RenderError: The template cannot express the turn.
+        """
+        before = [Message(role="user", text="hello")]
+        offered = plain_tools(tools)
+        said = turns.say(self._template, before, turn, offered, self._probed.header).said
+        text, stop = self._ended(said, turn)
+        return text[:stop], text[stop:]
+
     def steps(self, example: Example) -> list[Step]:
         """The trained assistant turns of an example, each with its own prompt."""
         messages = self.said_messages(example.messages)
