@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import (
     Batch,
+    Engine,
+    EngineConfig,
     LoadedModel,
     Reading,
     ResolvedModel,
@@ -62,3 +64,11 @@ def finetune_load_model(
     from agent_finetune import models
 
     return models.load_base(config, resolved, settings)
+
+
+@hookimpl(trylast=True)
+def finetune_open_engine(config: EngineConfig, settings: Settings) -> Engine:
+    """A model that lives in this process."""
+    from agent_finetune.engine.local import LocalEngine
+
+    return LocalEngine(config, settings)

@@ -75,9 +75,7 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
-        return sum(
-            held.nbytes for store in (self._keys, self._values) for held in store.values()
-        )
+        return sum(held.nbytes for store in (self._keys, self._values) for held in store.values())
 
 
 def _grown(held: torch.Tensor | None, used: int, needed: int, like: torch.Tensor) -> torch.Tensor:

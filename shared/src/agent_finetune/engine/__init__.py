@@ -1,0 +1,1 @@
+"""The live engine: one loaded model, many agents."""

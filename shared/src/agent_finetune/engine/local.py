@@ -1,0 +1,189 @@
+"""`LocalEngine`: a handle on a model that lives in this process."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent_finetune.config import ModelConfig
+from agent_finetune.contracts import EngineConfig, EngineInfo, Request, Result, Settings
+from agent_finetune.engine import registry
+from agent_finetune.engine.generation import LiveGeneration
+from agent_finetune.errors import EngineError
+from agent_finetune.models.adapter_folders import with_base
+from agent_finetune.records import Message
+
+if TYPE_CHECKING:
+    from agent_finetune.engine.worker import Worker
+
+
+class LocalEngine:
+    """See `contracts.Engine`. Making one loads nothing; engines on the same weights share them.
+
+    Args:
+        config: What to serve.
+        settings: Cache, token and offline switch.
+    """
+
+    def __init__(self, config: EngineConfig, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._hold = _Hold()
+        weakref.finalize(self, self._hold.let_go)
+        self._lock = threading.Lock()
+        self._finding = False
+        self._pending: list[tuple[LiveGeneration, Request]] = []
+        self._generations: weakref.WeakSet[LiveGeneration] = weakref.WeakSet()
+
+    def generate(self, request: Request) -> Result:
+        """See `contracts.Engine`."""
+        return self.stream(request).result()
+
+    def stream(self, request: Request) -> LiveGeneration:
+        """See `contracts.Engine`."""
+        generation = LiveGeneration()
+        with self._lock:
+            self._hold.check_open()
+            self._generations.add(generation)
+            worker = None if self._pending else self._ready()
+            if worker is not None:
+                worker.submit(generation, self._named(request))
+                return generation
+            self._pending.append((generation, request))
+            if not self._finding:
+                self._finding = True
+                threading.Thread(target=self._find, name="agent-finetune find", daemon=True).start()
+        return generation
+
+    def count_tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        adapter: str | None = None,
+    ) -> int:
+        """See `contracts.Engine`."""
+        request = self._named(Request(messages=messages, tools=tools, adapter=adapter))
+        worker = self._worker()
+        return worker.call(lambda served: len(served.voice(request.adapter).prompt(request)))
+
+    def attach(self, name: str, folder: Path) -> str:
+        """See `contracts.Engine`."""
+        return self._worker().attach(name, Path(folder).resolve())
+
+    def detach(self, name: str) -> None:
+        """See `contracts.Engine`."""
+        self._worker().detach(name)
+
+    def adapters(self) -> Mapping[str, str]:
+        """See `contracts.Engine`."""
+        return self._worker().call(lambda served: served.names())
+
+    def recent(self, id: str) -> Result | None:
+        """See `contracts.Engine`."""
+        worker = self._hold.worker
+        return worker.recent(id) if worker is not None else None
+
+    def info(self) -> EngineInfo:
+        """See `contracts.Engine`."""
+        return self._worker().call(lambda served: served.info())
+
+    def close(self) -> None:
+        """See `contracts.Engine`."""
+        with self._lock:
+            self._hold.let_go()
+            pending, self._pending = self._pending, []
+            for generation in self._generations:
+                generation.cancel()
+        for generation, _ in pending:
+            generation.fail(EngineError("the engine was closed"))
+
+    def _named(self, request: Request) -> Request:
+        """The request with this engine's own adapter, where it names none."""
+        own = _own_adapter(self._config.model)
+        if request.adapter is not None or own is None:
+            return request
+        return replace(request, adapter=str(own))
+
+    def _ready(self) -> Worker | None:
+        """The worker, when nothing has to be looked up or read before it can be asked."""
+        worker = self._hold.worker or self._hold.take(registry.known(self._base()))
+        own = _own_adapter(self._config.model)
+        if worker is None or own is None or worker.speaks(str(own), own):
+            return worker
+        return None
+
+    def _worker(self) -> Worker:
+        """The worker, ready to be asked; looks it up on the calling thread."""
+        self._hold.check_open()
+        worker = self._ready()
+        if worker is not None:
+            return worker
+        worker = self._hold.worker
+        if worker is None:
+            worker = self._hold.take(registry.find(self._base(), self._settings))
+            assert worker is not None
+        own = _own_adapter(self._config.model)
+        if own is not None:
+            worker.attach(str(own), own)
+        return worker
+
+    def _base(self) -> EngineConfig:
+        return replace(self._config, model=with_base(self._config.model))
+
+    def _find(self) -> None:
+        """Look up the worker away from whoever asked, then hand it what has come meanwhile."""
+        try:
+            worker = self._worker()
+        except BaseException as error:  # its readers must hear of it, whatever it is
+            with self._lock:
+                self._finding = False
+                pending, self._pending = self._pending, []
+            for generation, _ in pending:
+                generation.fail(error)
+            return
+        with self._lock:
+            self._finding = False
+            pending, self._pending = self._pending, []
+            for generation, request in pending:
+                worker.submit(generation, self._named(request))
+
+
+def _own_adapter(config: ModelConfig) -> Path | None:
+    """The adapter that an engine speaks through when a request names none."""
+    adapter = with_base(config).adapter
+    return None if adapter is None else Path(adapter).expanduser().resolve()
+
+
+class _Hold:
+    """An engine's hold on its worker, given up once: by `close`, or when nobody has the engine."""
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def take(self, held: Worker | None) -> Worker | None:
+        """Keep a worker that is held; one of two that came at the same time is let go."""
+        with self._lock:
+            if held is not None and (self.worker is not None or self._closed):
+                held.release()
+            elif held is not None:
+                self.worker = held
+            return self.worker or held
+
+    def check_open(self) -> None:
+        """Refuse what is asked of a closed engine."""
+        if self._closed:
+            raise EngineError("the engine is closed; open another one")
+
+    def let_go(self) -> None:
+        """Give the worker up."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                if self.worker is not None:
+                    self.worker.release()
