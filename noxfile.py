@@ -55,7 +55,7 @@ def layers(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Types, by mypy --strict on the four source trees."""
-    bin_ = kernel(session, "mypy", extras=ALL_EXTRAS)
+    bin_ = kernel(session, "mypy", "types-regex", extras=ALL_EXTRAS)
     session.run(f"{bin_}/mypy", *(f"{member}/src" for member in MEMBERS), external=True)
 
 

@@ -119,4 +119,5 @@ def test_json_behind_a_templates_own_marker_is_a_call():
     assert [(c.name, c.arguments) for c in turn.calls] == [("add", {"a": 7})] * 2
     broken = renderer.parse(tokenizer('[CALLS] [{"name": </s>').input_ids)
     assert broken.calls == ()
-    assert broken.text == '[CALLS] [{"name":'
+    assert broken.text == ""
+    assert broken.broken == ('[CALLS] [{"name":',)

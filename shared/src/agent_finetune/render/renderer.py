@@ -20,6 +20,7 @@ from agent_finetune.render.fit import FitResult, fit
 from agent_finetune.render.messages import Tools, as_dicts, one_call_per_turn, plain_tools
 from agent_finetune.render.parser import Parser
 from agent_finetune.render.steps import Step, join, runs
+from agent_finetune.render.stream import TurnStream
 from agent_finetune.render.template import Template
 
 if TYPE_CHECKING:
@@ -125,14 +126,26 @@ class Renderer:
     ) -> toolcalls.ParsedTurn:
         """Turn generated ids into thinking, words and calls; never raises for what they say.
 
-        Where the model's family has a response parser and its template is used for tools as it
-        is, that parser is asked; else calls are read as `toolcalls.parse` reads them.
+        Where the model's family has a response template and its chat template is used for tools
+        as it is, calls are read in the family's form first. What that does not read is read as
+        `toolcalls.parse` reads it.
 
         Args:
             ids: What was generated, with or without its stop.
             tools: Tools that were offered; XML-like formats need them to type the arguments.
         """
         return self._parser.parse(ids, tools)
+
+    def open_turn(
+        self, tools: Sequence[Mapping[str, Any]] = (), stop: Sequence[str] = ()
+    ) -> TurnStream:
+        """Take a turn apart while it is generated; what comes out adds up to `parse`.
+
+        Args:
+            tools: Tools that were offered.
+            stop: Strings that end the turn besides `stop_strings`.
+        """
+        return self._parser.open(tools, stop)
 
     def said(self, turn: Message, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
         """What the model says for an assistant turn behind a user's, and the stop that ends it.
