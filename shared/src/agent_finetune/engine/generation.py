@@ -82,7 +82,8 @@ class LiveGeneration:
         place = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._news(place))
+                while not self._news(place):
+                    self._changed.wait()
                 pieces = self._pieces[place:]
             yield from pieces
             place += len(pieces)

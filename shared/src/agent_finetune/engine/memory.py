@@ -8,8 +8,10 @@ same conversation, without a copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _GROWTH = 256
 """Tokens that a memory grows by at least; growing copies, so it is not done for every token."""

@@ -141,7 +141,7 @@ class Row:
         self.todo = (*self.prompt, *self._said)[len(memory.ids) :]
 
     def rewind(self) -> None:
-        """Give the memory up; what it held is read again later, and nothing that was said is lost."""
+        """Give the memory up; what it held is read again, and nothing that was said is lost."""
         self.memory = None
 
     def say(self, token: int) -> Result | None:

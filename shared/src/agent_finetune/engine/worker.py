@@ -94,7 +94,7 @@ class Worker:
         return future.result()
 
     def attach(self, name: str, folder: Path) -> str:
-        """See `contracts.Engine.attach`; what can be read beforehand is, while others are served."""
+        """See `contracts.Engine.attach`; what can be, is read while others are served."""
         seen = _signature(folder)
         served = self.call(lambda served: served)
         voice = served.make_voice(folder)
