@@ -8,7 +8,7 @@ products, and one fill with zeros where tokens of different owners meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -169,17 +169,19 @@ class AdapterBank:
         if len(self._cuts) >= CUTS_KEPT:
             self._cuts.clear()
         cuts: list[Cut] = []
-        alike: dict[tuple[torch.device, tuple[int, ...]], torch.Tensor] = {}
+        alike: dict[tuple[Any, ...], torch.Tensor] = {}
         for layer in self._layers.values():
             start, stop = layer.span(active)
             if start == stop:
                 continue
             device = layer.down.device
-            of_columns = tuple(self._numbers[key] for key in layer.columns[start:stop])
-            if (device, of_columns) not in alike:
-                alike[device, of_columns] = _to_device(torch.tensor(of_columns), device)
-            columns = alike[device, of_columns]
-            cuts.append((layer, layer.down[start:stop].t(), layer.up[start:stop], columns))
+            kind = (device, start, stop, *layer.ranks.items())
+            if kind not in alike:
+                owners = [
+                    self._numbers[key] for key, rank in layer.ranks.items() for _ in range(rank)
+                ]
+                alike[kind] = _to_device(torch.tensor(owners[start:stop]), device)
+            cuts.append((layer, layer.down[start:stop].t(), layer.up[start:stop], alike[kind]))
         self._cuts[active] = cuts
         return cuts
 
@@ -194,19 +196,21 @@ class AdapterBank:
         if layer is None:
             layer = self._layers[target.name] = _Layer(target.name, target.module)
         layer.down, layer.up = down, up
-        layer.columns += (key,) * target.rank
+        layer.ranks[key] = target.rank
 
     def _unstack(self, key: str) -> None:
         """Take an adapter out of every layer that has it; a layer left empty loses its hook."""
         for name, layer in list(self._layers.items()):
+            if key not in layer.ranks:
+                continue
             start, stop = layer.span({key})
-            if stop - start == len(layer.columns):
-                layer.handle.remove()
-                del self._layers[name]
-            elif start < stop:
+            del layer.ranks[key]
+            if layer.ranks:
                 layer.down = torch.cat([layer.down[:start], layer.down[stop:]])
                 layer.up = torch.cat([layer.up[:start], layer.up[stop:]])
-                layer.columns = layer.columns[:start] + layer.columns[stop:]
+            else:
+                layer.handle.remove()
+                del self._layers[name]
 
 
 class _Layer:
@@ -216,26 +220,31 @@ class _Layer:
         down: A of all adapters, (R, in).
         up: B of all adapters with their scale, transposed, (R, out): adapters lie in whole rows,
             so that a cut is contiguous and aligned for the device whatever the ranks are.
-        columns: Whose each of the R is.
+        ranks: Of each adapter, in the order of its rows; they add up to R.
         now: What to add in the pass under way: A (in, r), B (r, out), the (T, r) places where
             token and adapter do not belong together (None: there are none), and T.
     """
 
-    __slots__ = ("columns", "down", "handle", "name", "now", "up")
+    __slots__ = ("down", "handle", "name", "now", "ranks", "up")
 
     down: torch.Tensor
     up: torch.Tensor
 
     def __init__(self, name: str, module: torch.nn.Module) -> None:
         self.name = name
-        self.columns: tuple[str, ...] = ()
+        self.ranks: dict[str, int] = {}
         self.now: Now | None = None
         self.handle: RemovableHandle = module.register_forward_hook(self)
 
-    def span(self, keys: Iterable[str]) -> tuple[int, int]:
-        """The smallest range of columns that holds all columns of these adapters."""
-        found = [place for place, key in enumerate(self.columns) if key in keys]
-        return (found[0], found[-1] + 1) if found else (0, 0)
+    def span(self, keys: Collection[str]) -> tuple[int, int]:
+        """From the first row of the first of these adapters to the last row of the last."""
+        start = stop = end = 0
+        for key, rank in self.ranks.items():
+            if key in keys:
+                start = start if stop else end
+                stop = end + rank
+            end += rank
+        return start, stop
 
     def __call__(self, module: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
         if self.now is None:
