@@ -17,7 +17,7 @@ PLUGINS = sorted(ROOT.glob("packages/*/pyproject.toml"))
 MEMBERS = ("shared", *(f"packages/{path.parent.name}" for path in PLUGINS))
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
 ALL_EXTRAS = "[gguf,quantization]"
-TEST_TOOLS = ("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis")
+TEST_TOOLS = ("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis", "pydantic")
 
 
 def kernel(session: nox.Session, *tools: str, extras: str = "[gguf]") -> str:

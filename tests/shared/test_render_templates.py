@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trl
+from chat_templates import NAMES, TEMPLATES, renderer, tokenizer
 
 from agent_finetune.records import Example, Message, ToolCall
-from agent_finetune.render import Renderer
 from agent_finetune.render.preamble import adaptation_names, own_template
 from agent_finetune.render.steps import Step, join, runs
-from agent_finetune.testing import tiny_tokenizer
-
-TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-NAMES = sorted(p.stem for p in TEMPLATES.glob("*.jinja") if not p.stem.endswith("_training"))
-CONTROL = re.compile(
-    r"<[|\uff5c][^<>\s]{1,40}?>|<[a-z_]{1,40}\|>|\[gMASK\]|\[/?INST\]|</s>"
-    r"|</?(?:sop|bos|think|tool_call|tool_response|start_of_turn|end_of_turn|end_of_utterance)>"
-)
-"""Control tokens as the templates name them; each is a special token of the test's tokenizer."""
 
 ADAPTED = {
     "cohere": "merge-user-turns tools-as-text thinking-as-text",
@@ -190,20 +179,6 @@ CONVERSATIONS: dict[str, tuple[Message, ...]] = {
     ),
 }
 each_template = pytest.mark.parametrize("name", NAMES)
-
-
-@cache
-def renderer(name: str) -> Renderer:
-    return Renderer(tokenizer(name))
-
-
-@cache
-def tokenizer(name: str) -> Any:
-    template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
-    special = sorted(set(CONTROL.findall(template)) | {"<bos>"})
-    made = tiny_tokenizer(special=special, eos="</s>", template=template)
-    made.bos_token = "<bos>"
-    return made
 
 
 def example(messages: tuple[Message, ...]) -> Example:
