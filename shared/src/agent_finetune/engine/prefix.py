@@ -116,6 +116,7 @@ def _usable(memory: Remembered, prompt: Sequence[int]) -> int:
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences begin with in common; by halving, comparing slices."""
+    one, other = list(one), list(other)  # a slice of a list never equals one of a tuple
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
