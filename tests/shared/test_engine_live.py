@@ -189,7 +189,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_any_work(engine):
 
 def test_an_unknown_adapter_is_refused_with_the_known_ones(engine, adapter_folders):
     engine.attach("planner", adapter_folders[0])
-    with pytest.raises(ConfigError, match="'writer'; attached are .*planner"):
+    with pytest.raises(ConfigError, match=r"'writer'; attached are .*planner"):
         engine.generate(ask("Hello", adapter="writer"))
     with pytest.raises(ConfigError, match="writer"):
         engine.detach("writer")
