@@ -266,6 +266,28 @@ def test_a_marker_is_its_own_token_and_never_its_letters() -> None:
     assert allowed(constraint, len(made)) == [made.convert_tokens_to_ids("<think>")]
 
 
+def test_a_call_that_is_said_with_an_id_gets_one_of_its_own() -> None:
+    template = (
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}"
+        "{% if m['role'] == 'assistant' %}{% if m['tool_calls'] %}[TOOL_CALLS] ["
+        "{% for c in m['tool_calls'] %}{{ {'name': c.function.name, "
+        "'arguments': c.function.arguments, 'id': c.id} | tojson }}"
+        "{% if not loop.last %}, {% endif %}{% endfor %}]{% else %} {{ m['content'] }}{% endif %}"
+        "</s>{% elif m['role'] == 'tool' %}[TOOL_RESULTS]{{ m['content'] }}[/TOOL_RESULTS]"
+        "{% else %}[INST] {{ m['content'] }}[/INST]{% endif %}{% endfor %}"
+    )
+    marks = ("[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
+    made = tiny_tokenizer(special=marks, eos="</s>", template=template)
+    mistral = Renderer(made)
+    constraint = Grammars(mistral, made, len(made)).call([tool("f", {})])
+    text = '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "Zq3456789"}]</s>'
+    ids = made(text)["input_ids"]
+    for token in ids:
+        constraint.advance(token)
+    (call,) = mistral.parse(ids).calls
+    assert (call.name, call.arguments, call.id) == ("f", {"a": 1}, "Zq3456789")
+
+
 @pytest.mark.parametrize(
     ("name", "thought"),
     [
@@ -385,6 +407,8 @@ def test_other_formats_are_only_annotations() -> None:
         ({"$ref": "https://example.org/schema.json"}, "example.org"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
         ({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/A"}}}, "itself"),
+        ({"anyOf": [{"$ref": "#/$defs/A"}], "$defs": {"A": {"allOf": [{"$ref": "#"}]}}}, "itself"),
+        ({"$ref": "#/$defs/A/b", "$defs": {"A": {}}}, "A/b"),
         (
             {
                 "$ref": "#/$defs/A",
@@ -408,6 +432,45 @@ def test_what_cannot_be_held_to_is_named(schema: dict[str, Any], what: str) -> N
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=what):
         grammars().call([tool("f", {"type": "object", "properties": {"a": schema}, **schema})])
+
+
+def test_markup_of_the_model_in_a_schema_is_refused_where_it_would_be_said() -> None:
+    for schema in (
+        {"const": "<|im_end|>"},
+        {"type": "object", "properties": {"<tool_call>": {"type": "integer"}}},
+    ):
+        with pytest.raises(ConfigError, match="markup and never text"):
+            grammars("qwen3").schema(schema)
+    grammars("qwen3").schema({"const": 1, "description": "ends with <|im_end|>"})
+
+
+def test_integers_without_limits_come_to_an_end() -> None:
+    made = tiny_tokenizer()
+    for digits, legal in (("9" * 15, True), ("-" + "9" * 15, True), ("9" * 17, False)):
+        assert grammars().schema({"type": "integer"}).legal(made(digits)["input_ids"]) == legal
+    even = grammars().schema({"type": "integer", "multipleOf": 2})
+    assert even.legal(made("12")["input_ids"])
+
+
+def test_a_definition_that_may_hold_itself_is_a_tree_of_any_depth() -> None:
+    tree = {
+        "$ref": "#/$defs/Tree",
+        "$defs": {
+            "Tree": {
+                "type": "object",
+                "properties": {
+                    "kids": {"type": "array", "items": {"$ref": "#/$defs/Tree"}},
+                    "next": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]},
+                },
+                "required": ["kids", "next"],
+            }
+        },
+    }
+    text = '{"kids": [{"kids": [], "next": null}], "next": {"kids": [], "next": null}}'
+    constraint = grammars().schema(tree)
+    for token in tiny_tokenizer()(text)["input_ids"]:
+        constraint.advance(token)
+    assert constraint.finished
 
 
 def test_a_tool_that_is_not_offered_cannot_be_forced() -> None:

@@ -192,7 +192,7 @@ class Grammars:
         ways: list[str] = []
         for index, (shape, schema) in enumerate(turns):
             value = f"value_{index}"
-            lines.append(f"{value}: %json {_with_options(schema, shape.separators)}")
+            lines.append(f"{value}: %json {self._json(schema, shape.separators)}")
             ended = value + self._literal(shape.after + self._spelled_stop(shape))
             thought = shape.thought if thinking and self._may_think(shape) else None
             if thought is not None:
@@ -202,6 +202,24 @@ class Grammars:
             if thought is None or not _is_thought(shape.before, thought):
                 ways.append(f"{self._literal(shape.before)} {ended}")
         return "\n".join([f"start: {' | '.join(ways)}", *lines, ""])
+
+    def _json(self, schema: Mapping[str, Any], separators: tuple[str, str]) -> str:
+        """A schema as llguidance reads it in a grammar.
+
+        Blanks stand only where JSON is printed with them; a small model would say them for ever.
+        """
+        ready = prepared(schema)
+        if found := self._markers.search(json.dumps(ready, ensure_ascii=False)):
+            raise ConfigError(
+                f"the JSON schema holds {found.group()!r}, which this model says as one token "
+                "that is markup and never text"
+            )
+        options = {
+            "whitespace_flexible": False,
+            "item_separator": separators[0],
+            "key_separator": separators[1],
+        }
+        return json.dumps({**ready, "x-guidance": options})
 
     def _may_think(self, shape: Shape) -> bool:
         """Whether the prompt opened a thinking block, or the model has a token to open one."""
@@ -240,16 +258,3 @@ def _is_thought(before: str, thought: tuple[str, str, str]) -> bool:
     """Whether what a turn says without thinking is an empty thought."""
     opening, closing, rest = thought
     return before.startswith(opening) and before.endswith(closing + rest)
-
-
-def _with_options(schema: Mapping[str, Any], separators: tuple[str, str]) -> str:
-    """A schema as llguidance reads it in a grammar.
-
-    Blanks stand only where JSON is printed with them; a small model would say them for ever.
-    """
-    options = {
-        "whitespace_flexible": False,
-        "item_separator": separators[0],
-        "key_separator": separators[1],
-    }
-    return json.dumps({**prepared(schema), "x-guidance": options})

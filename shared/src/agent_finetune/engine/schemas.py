@@ -14,19 +14,25 @@ KNOWN_FORMATS = frozenset(
 )
 """Formats of strings that llguidance holds to; it refuses all others."""
 
+_ANNOTATIONS = ("title", "description", "default", "examples", "deprecated", "$comment")
+_LARGEST = 2**53 - 1
+"""Of integers without a limit, as a small model adds digits for ever; what any reader holds."""
+
 _OF_NAMES = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 _CHOICES = ("allOf", "anyOf", "oneOf", "$ref")
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 
 
 def prepared(schema: Schema) -> dict[str, Any]:
-    """A schema whose every value is also a value of the one given.
+    """A schema whose every value is also a value of the one given, without annotations.
 
     Formats that the library does not know are left out: JSON Schema has them be annotations.
-    Objects that list their properties get no others, so that a small model comes to an end;
-    schemas that put objects together out of parts stay open, as one part would shut out another.
+    Integers get limits, and objects that list their properties get no others, so that a small
+    model comes to an end. Where objects are put together out of several schemas they stay open,
+    as one part would shut out what another lists.
 
     Raises:
         ConfigError: No finite value can match: a definition needs itself.
@@ -36,11 +42,13 @@ def prepared(schema: Schema) -> dict[str, Any]:
     compose = any(_composed(part) for part in _walk(schema))
 
     def ready(part: Schema) -> dict[str, Any]:
-        made = dict(part)
+        made = {key: value for key, value in part.items() if key not in _ANNOTATIONS}
         if made.get("format") not in KNOWN_FORMATS:
             made.pop("format", None)
         if "properties" in made and not compose and not any(key in made for key in _OPEN):
             made["additionalProperties"] = False
+        if made.get("type") == "integer" and not any(key in made for key in _NUMBERS):
+            made |= {"minimum": -_LARGEST, "maximum": _LARGEST}
         return made
 
     return _rewritten(schema, ready)
