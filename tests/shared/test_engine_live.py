@@ -270,13 +270,14 @@ def test_a_seed_gives_the_same_answer_whatever_is_beside_it(engine):
     assert engine.generate(other_seed).message.generation.ids != alone
 
 
-def test_the_last_256_results_are_found_by_id(engine):
+def test_the_last_256_exchanges_are_kept(engine):
     first = engine.generate(ask("Hello", max_new_tokens=1))
-    assert engine.recent(first.id) == first
-    later = [engine.stream(ask("Hello", max_new_tokens=1)) for _ in range(256)]
-    results = [generation.result() for generation in later]
-    assert engine.recent(first.id) is None
-    assert all(engine.recent(result.id) == result for result in results)
+    assert engine.recent()[-1].result == first
+    later = [engine.stream(ask(text, max_new_tokens=1)) for text in (QUESTIONS * 43)[:256]]
+    results = {generation.id: generation.result() for generation in later}
+    kept = engine.recent()
+    assert {exchange.result.id: exchange.result for exchange in kept} == results
+    assert kept[-1].request.messages[0].text in QUESTIONS
 
 
 def test_counting_tokens_gives_the_prompts_length(engine):

@@ -50,8 +50,12 @@ def watched():
 
 def make(watched, **options):
     done = []
+
+    def keep(request, result):
+        done.append(result)
+
     limits = {"max_batch": 8, "prefill_chunk": 16} | options
-    scheduler = Scheduler(watched, NoBank(), PrefixStore(2**24), on_done=done.append, **limits)
+    scheduler = Scheduler(watched, NoBank(), PrefixStore(2**24), on_done=keep, **limits)
     return scheduler, done
 
 

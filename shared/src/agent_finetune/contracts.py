@@ -252,6 +252,16 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Exchange:
+    """What was asked and what was answered: what feedback is about."""
+
+    request: Request
+    result: Result
+    time: float
+    """When the answer was whole, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
     """A piece of a streamed answer.
 
@@ -358,8 +368,8 @@ class Engine(Protocol):
         """Names of attached adapters, each with its revision."""
         ...
 
-    def recent(self, id: str) -> Result | None:
-        """One of the last 256 results by its id; they are held in memory only."""
+    def recent(self) -> Sequence[Exchange]:
+        """The last 256 exchanges, the oldest first; they are held in memory only."""
         ...
 
     def info(self) -> EngineInfo:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_finetune.config import ModelConfig
-from agent_finetune.contracts import EngineConfig, EngineInfo, Request, Result, Settings
+from agent_finetune.contracts import EngineConfig, EngineInfo, Exchange, Request, Result, Settings
 from agent_finetune.engine import registry
 from agent_finetune.engine.generation import LiveGeneration
 from agent_finetune.errors import EngineError
@@ -82,10 +82,10 @@ class LocalEngine:
         """See `contracts.Engine`."""
         return self._worker().call(lambda served: served.names())
 
-    def recent(self, id: str) -> Result | None:
+    def recent(self) -> Sequence[Exchange]:
         """See `contracts.Engine`."""
         worker = self._hold.worker
-        return worker.recent(id) if worker is not None else None
+        return worker.recent() if worker is not None else ()
 
     def info(self) -> EngineInfo:
         """See `contracts.Engine`."""

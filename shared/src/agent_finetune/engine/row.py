@@ -115,6 +115,7 @@ class Row:
         self, generation: LiveGeneration, request: Request, voice: Voice, context: int
     ) -> None:
         self.generation = generation
+        self.request = request
         self.voice = voice
         self.prompt = voice.prompt(request)
         self.todo: Sequence[int] = self.prompt

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from agent_finetune.contracts import Result
+from agent_finetune.contracts import Request, Result
 from agent_finetune.engine.prefix import PrefixStore, common_length
 from agent_finetune.engine.row import Row
 from agent_finetune.engine.runner import Bank, Runner, Span
@@ -39,7 +39,7 @@ class Scheduler:
         prefixes: What finished rows leave behind.
         max_batch: Most rows in a pass.
         prefill_chunk: Most prompt tokens in a pass.
-        on_done: Gets each row's result when it ends, before its readers do.
+        on_done: Gets each row's request and result when it ends, before its readers do.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Scheduler:
         *,
         max_batch: int,
         prefill_chunk: int,
-        on_done: Callable[[Result], None],
+        on_done: Callable[[Request, Result], None],
     ) -> None:
         self._runner = runner
         self._bank = bank
@@ -180,7 +180,7 @@ class Scheduler:
         self._remove(row)
         if row.memory is not None and self._runner.in_pieces:
             self._prefixes.put(row.voice.revision, row.memory)
-        self._on_done(result)
+        self._on_done(row.request, result)
         row.generation.finish(result)
 
     def _fail(self, row: Row, error: BaseException) -> None:

@@ -32,11 +32,11 @@ class Served:
     Args:
         loaded: A base without an adapter; it is switched to serving and stays so.
         config: What the engine may use.
-        on_done: Gets each result.
+        on_done: Gets each request with its result.
     """
 
     def __init__(
-        self, loaded: LoadedModel, config: EngineConfig, on_done: Callable[[Result], None]
+        self, loaded: LoadedModel, config: EngineConfig, on_done: Callable[[Request, Result], None]
     ) -> None:
         self.loaded = loaded
         loaded.model.eval()

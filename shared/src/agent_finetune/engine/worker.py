@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from agent_finetune.contracts import EngineConfig, LoadedModel, Request, Result
+from agent_finetune.contracts import EngineConfig, Exchange, LoadedModel, Request, Result
 from agent_finetune.engine.generation import LiveGeneration
 from agent_finetune.engine.served import Served, unload
 from agent_finetune.errors import EngineError, FinetuneError
@@ -24,7 +24,7 @@ Job = tuple[Callable[[Served], None], Callable[[BaseException], None]]
 """What to do, and whom to tell when it cannot be done."""
 
 _RECENT = 256
-"""Results that are kept in memory, by id."""
+"""Exchanges that are kept in memory."""
 
 
 class Worker:
@@ -49,7 +49,7 @@ class Worker:
         self._holds = 0
         self._idle_since = time.monotonic()
         self._jobs: deque[Job] = deque()
-        self._recent: OrderedDict[str, Result] = OrderedDict()
+        self._recent: deque[Exchange] = deque(maxlen=_RECENT)
         self._folders: dict[str, tuple[Path, object]] = {}
 
     @property
@@ -111,10 +111,10 @@ class Worker:
         self.call(lambda served: served.remove(name))
         self._folders.pop(name, None)
 
-    def recent(self, id: str) -> Result | None:
-        """One of the last results."""
+    def recent(self) -> Sequence[Exchange]:
+        """The last exchanges, the oldest first."""
         with self._changed:
-            return self._recent.get(id)
+            return tuple(self._recent)
 
     def close(self) -> None:
         """End the thread and give the model's memory back; what is under way fails."""
@@ -206,11 +206,10 @@ class Worker:
                 logger.warning("adapter %r cannot be attached again: %s", name, error)
                 del self._folders[name]
 
-    def _note(self, result: Result) -> None:
+    def _note(self, request: Request, result: Result) -> None:
+        exchange = Exchange(request=request, result=result, time=time.time())
         with self._changed:
-            self._recent[result.id] = result
-            while len(self._recent) > _RECENT:
-                self._recent.popitem(last=False)
+            self._recent.append(exchange)
 
 
 def _signature(folder: Path) -> object:
