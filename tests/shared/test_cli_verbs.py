@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from agent_finetune import Message, ToolCall, cli
+from agent_finetune import cli
 from agent_finetune.testing import save_tiny_model
 
 TOOLS = [
@@ -190,59 +190,6 @@ def test_eval_scores_and_writes_a_line_per_example(run, chatml, data, folder, ca
     assert len(lines.read_text().splitlines()) == 3
     assert cli.main(list(map(str, words[:-2]))) == 0
     assert "right tool names" in capsys.readouterr().out
-
-
-def type_in(monkeypatch, *lines):
-    import io
-
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-
-
-def test_chat_answers_each_line_until_the_input_ends(chatml, run, folder, capsys, monkeypatch):
-    tools = folder / "tools.json"
-    tools.write_text(json.dumps(TOOLS))
-    type_in(monkeypatch, "Weather in Paris?")
-    talk = answer(
-        capsys, "chat", "--model", chatml, "--adapter", run / "adapter", "--tools", tools,
-        "--system", "Be brief.", "--max-new-tokens", 3,
-    )["messages"]  # fmt: skip
-    assert [message["role"] for message in talk] == ["system", "user", "assistant"]
-    assert talk[1]["text"] == "Weather in Paris?"
-
-
-def test_chat_shows_the_words_as_they_come(chatml, capsys, monkeypatch):
-    words = ["chat", "--model", chatml, "--max-new-tokens", 8]
-    type_in(monkeypatch, "Hello", "")
-    told = answer(capsys, *words)["messages"][-1]["text"]
-    type_in(monkeypatch, "Hello", "")
-    assert cli.main(list(map(str, words))) == 0
-    out, err = capsys.readouterr()
-    assert told.strip() in out
-    assert err.startswith("you> ")
-
-
-def test_chat_lets_the_user_play_the_tool(chatml, capsys, monkeypatch):
-    from agent_finetune.cli import chat as module
-
-    call = ToolCall(name="get_weather", arguments={"city": "Paris"}, id="call_1")
-    turns = [Message(role="assistant", tool_calls=(call,)), Message(role="assistant", text="Warm.")]
-    monkeypatch.setattr(module, "_answer", lambda *_: turns.pop(0))
-    type_in(monkeypatch, "Weather in Paris?", "25 degrees")
-    assert cli.main(["chat", "--model", str(chatml), "--json"]) == 0
-    out, err = capsys.readouterr()
-    talk = json.loads(out)["messages"]
-    assert [message["role"] for message in talk] == ["user", "assistant", "tool", "assistant"]
-    assert (talk[2]["text"], talk[2]["tool_call_id"]) == ("25 degrees", "call_1")
-    assert 'calls get_weather({"city": "Paris"})' in err
-
-
-@pytest.mark.parametrize("content", [None, "{", '{"name": "f"}', '["f"]'])
-def test_a_tools_file_that_is_none_is_named(chatml, folder, capsys, content):
-    tools = folder / "bad_tools.json"
-    tools.unlink(missing_ok=True)
-    if content is not None:
-        tools.write_text(content)
-    assert "bad_tools.json" in failure(capsys, "chat", "--model", chatml, "--tools", tools)
 
 
 def test_merge_writes_a_model_that_plain_transformers_loads(run, folder, capsys):
