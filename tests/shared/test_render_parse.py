@@ -67,6 +67,13 @@ def test_malformed_json_in_a_familys_format_is_kept():
     assert renderer.parse(ids).broken == ('<tool_call>\n{"nam": "add"}\n</tool_call>',)
 
 
+@pytest.mark.parametrize("inside", ['"word"', "[1]", "7", '{"name": "add", "arguments": NaN}'])
+def test_json_that_is_no_call_in_a_familys_format_is_kept(inside):
+    tokenizer, renderer = family("qwen3")
+    raw = f"<tool_call>{inside}</tool_call>"
+    assert renderer.parse(tokenizer(f"{raw}<|im_end|>").input_ids).broken == (raw,)
+
+
 def test_thinking_that_our_adaptation_added_is_read_beside_the_familys_calls():
     tokenizer, renderer = family("qwen2_5")
     said = (
@@ -121,3 +128,87 @@ def test_json_behind_a_templates_own_marker_is_a_call():
     assert broken.calls == ()
     assert broken.text == ""
     assert broken.broken == ('[CALLS] [{"name":',)
+
+
+def test_a_closed_call_in_a_turn_without_its_stop_is_read_with_its_types():
+    tokenizer, renderer = family("qwen3_5_think")
+    turn = renderer.parse(tokenizer(f"hm\n</think>\n\nSo.\n\n{XML}\nmore").input_ids, [ADD])
+    assert [(call.name, call.arguments) for call in turn.calls] == [("add", {"a": 7})]
+    assert turn.text.split() == ["So.", "more"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        XML.removesuffix("</parameter>\n</function>\n</tool_call>"),
+        XML.replace("</parameter>\n", ""),
+        XML.replace("<parameter=a>", "<parameter"),
+    ],
+)
+def test_tags_of_which_something_would_be_lost_are_kept_raw(said):
+    tokenizer, renderer = family("qwen3_5_think")
+    turn = renderer.parse(tokenizer(f"</think>\n\nSo.\n\n{said}").input_ids, [ADD])
+    assert (turn.text, turn.calls, turn.broken) == ("So.", (), (said.strip(),))
+
+
+def test_a_changed_template_is_known_by_how_it_prints_a_call():
+    source = (TEMPLATES / "qwen3_5_think.jinja").read_text(encoding="utf-8")
+    tokenizer = tiny_tokenizer(template="{# mine #}" + source)
+    ids = tokenizer(f"</think>\n\n{XML}<|im_end|>").input_ids
+    (call,) = Renderer(tokenizer).parse(ids, [ADD]).calls
+    assert call.arguments == {"a": 7}
+
+
+def test_gpt_oss_calls_are_read_in_both_orders_of_the_header():
+    template = (TEMPLATES / "gptoss.jinja").read_text(encoding="utf-8")
+    special = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|constrain|>")
+    tokenizer = tiny_tokenizer(special=special, eos="<|return|>", template=template)
+    renderer = Renderer(tokenizer)
+    said = (
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary"
+        "<|message|>I add.<|end|><|start|>assistant<|channel|>commentary to=functions.add "
+        '<|constrain|>json<|message|>{"a": 7}'
+    )
+    turn = renderer.parse(tokenizer(said + "<|call|>").input_ids, [ADD])
+    assert (turn.thinking, turn.text, turn.broken) == ("hm", "I add.", ())
+    assert [(call.name, call.arguments) for call in turn.calls] == [("add", {"a": 7})]
+    assert renderer.parse(tokenizer(said[:-3]).input_ids).broken == (
+        said[said.rindex("<|start|>") : -3],
+    )
+    assert renderer.parse(tokenizer("Hello.<|return|>").input_ids).text == "Hello."
+
+
+def test_mistrals_named_arguments_are_read():
+    tokenizer = tiny_tokenizer(
+        special=("[INST]", "[/INST]", "[CALLS]", "[ARGS]"),
+        eos="</s>",
+        template=(
+            "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}"
+            "{% if m.tool_calls %}{{ m.content }}{% for c in m.tool_calls %}"
+            "{{ '[CALLS]' + c.function.name + '[ARGS]' + c.function.arguments | tojson }}"
+            "{% endfor %}{{ '</s>' }}"
+            "{% elif m.role == 'assistant' %}{{ m.content + '</s>' }}"
+            "{% else %}{{ '[INST]' + m.content + '[/INST]' }}{% endif %}{% endfor %}"
+        ),
+    )
+    ids = tokenizer('Both.[CALLS]add[ARGS]{"a": 7}[CALLS]ping[ARGS]{}</s>').input_ids
+    turn = Renderer(tokenizer).parse(ids)
+    assert turn.text == "Both."
+    assert [(c.name, c.arguments) for c in turn.calls] == [("add", {"a": 7}), ("ping", {})]
+
+
+def test_python_calls_keep_their_literals():
+    template = (TEMPLATES / "lfm2_v2.jinja").read_text(encoding="utf-8")
+    special = ("<|im_start|>", "<|im_end|>", "<|tool_call_start|>", "<|tool_call_end|>")
+    tokenizer = tiny_tokenizer(special=special, eos="<|im_end|>", template=template)
+    renderer = Renderer(tokenizer)
+    said = "Well, f(x).<|tool_call_start|>[f(a=True, b={'c': [1, null]}), g()]<|tool_call_end|>"
+    turn = renderer.parse(tokenizer(said).input_ids)
+    assert turn.text == "Well, f(x)."
+    assert [(c.name, c.arguments) for c in turn.calls] == [
+        ("f", {"a": True, "b": {"c": [1, None]}}),
+        ("g", {}),
+    ]
+    for inside in ("[f(1)]", "[f(**{'a': 1})]", "[f(a=b)]", "[f(a=1e999)]", "f(", "[]", "7"):
+        raw = f"<|tool_call_start|>{inside}<|tool_call_end|>"
+        assert renderer.parse(tokenizer(raw).input_ids).broken == (raw,)

@@ -315,11 +315,7 @@ def lost_words(name: str, message: Message) -> list[str]:
     return lost
 
 
-OWN_PARSER = {"diffusion_gemma", "muse_glimmer"}
-"""Formats that only the checkpoint's own response template reads; TRL has none for them."""
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OWN_PARSER])
+@each_template
 def test_what_is_trained_parses_back_into_the_turn(name: str) -> None:
     for kind in CONVERSATIONS:
         case, messages, steps = rendered(name, kind)

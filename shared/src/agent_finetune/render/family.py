@@ -11,12 +11,21 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import regex
 
 from agent_finetune.records import ToolCall
 from agent_finetune.render.adapt import Probed
+from agent_finetune.render.markup import (
+    ALIKE,
+    ATEM,
+    ATEM_CALL,
+    ATEM_ENDS,
+    HARMONY,
+    PYTHON_BLOCK,
+)
 from agent_finetune.render.messages import plain_tools
 from agent_finetune.render.preamble import own_template
 from agent_finetune.render.template import control_tokens
@@ -25,7 +34,6 @@ from agent_finetune.toolcalls.reading import (
     make_call,
     read_arguments,
     read_calls,
-    read_python_calls,
 )
 
 if TYPE_CHECKING:
@@ -38,29 +46,6 @@ _ENDS_IN_A_TAG = regex.compile(r"</\w+>\s*$")
 
 _NAMED_CALL = regex.compile(r"\s*(?P<name>[\w.-]+)\[ARGS\](?P<arguments>.*)", regex.DOTALL)
 _FINAL = literal("<|channel|>final<|message|>")
-
-_PYTHON_BLOCK = Region(
-    kind="call",
-    open=literal("<|tool_call_start|>"),
-    close=literal("<|tool_call_end|>"),
-    read=lambda block: read_python_calls(block.body),
-)
-"""LFM's calls. TRL's pattern takes the comma between two calls for an opening, and so any other
-comma with a name and a parenthesis behind it."""
-
-_HARMONY = (
-    Region(kind="text", open=literal("<|channel|>commentary<|message|>"), close=literal("<|end|>")),
-    Region(
-        kind="call",
-        open=regex.compile(
-            r"(?:<\|start\|>assistant)?<\|channel\|>(?:commentary|analysis) "
-            r"to=functions\.(?P<name>[^\s<]+)[^<]*(?:<\|constrain\|>\w+)?<\|message\|>"
-        ),
-        read=lambda block: read_arguments(block.name, block.body),
-    ),
-)
-"""What gpt-oss says and TRL's template for it does not know: words before a call, and the order
-in which the recipient follows the channel."""
 
 
 class Family:
@@ -80,11 +65,13 @@ class Family:
         own = [self._region(name, field, tools) for name, field in fields.items()]
         regions = [region for region in own if region.open]
         if any(region.open and region.open.pattern == _FINAL.pattern for region in regions):
-            regions = [*_HARMONY, *regions]
+            regions = [*HARMONY, *regions]
+        if self._template is ATEM:
+            regions.append(ATEM_ENDS)
         return Form(
             regions=(*regions, *self._marked, *PLAIN.regions),
             inside=self._inside([*own, THINKING]),
-            words=not fields or len(regions) < len(own),
+            words=not fields or any(region.open is None for region in own),
             markers=self._markers,
             header=self._probed.header,
         )
@@ -95,13 +82,13 @@ class Family:
         opened, closed = _pattern(field, "open"), _pattern(field, "close")
         if name == "tool_calls":
             if opened and "<\\|tool_call_start\\|>" in opened.pattern:
-                return _PYTHON_BLOCK
+                return PYTHON_BLOCK
             as_json = field.get("content") == "json"
             read = self._reader(field, tools)
             return Region(kind="call", open=opened, close=closed, read=read, quoted=as_json)
         if name not in _THINKING_FIELDS:
             return Region(kind="text", open=opened, close=closed)
-        if opened and opened.match(""):
+        if opened and opened.pattern.startswith("(?="):
             # Nemotron's looks ahead for the end of thinking that the prompt opened.
             return replace(THINKING, close=closed)
         return Region(kind="thinking", open=opened, close=closed)
@@ -131,7 +118,8 @@ class Family:
             read = _read_marked
             regions.append(Region(kind="call", open=literal(marker), read=read))
         if opening := openings.text.strip():
-            regions.append(Region(kind="markup", open=literal(opening), first=True))
+            before = regex.compile(r"\s*" + regex.escape(opening))
+            regions.append(Region(kind="markup", open=before, first=True))
         if closing := openings.closing.strip():
             at_end = regex.compile(regex.escape(closing) + r"\s*\Z")
             regions.append(Region(kind="markup", open=at_end))
@@ -145,27 +133,35 @@ class Family:
 
     @property
     def _fields(self) -> Mapping[str, Mapping[str, Any]]:
-        template = self._reading.response_template if self._reading else None
-        return template.get("fields", {}) if template else {}
+        return self._template.get("fields", {}) if self._template else {}
 
     @cached_property
-    def _reading(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer with its family's response template; None where calls are our text."""
+    def _template(self) -> dict[str, Any] | None:
+        """The response template; None where calls are our text, or the family is not known."""
         if {"tools-as-text", "chatml"} & set(self._probed.adaptation.names):
             return None
         if self._tokenizer.response_template is not None:
-            return self._tokenizer
+            return dict(self._tokenizer.response_template)
+        own = own_template(self._probed.adaptation.template)
+        known = self._template_of_trl(own) or self._template_of_trl(own + "\n")
+        call = self._probed.openings.call
+        if known or ATEM_CALL in own:
+            return known or ATEM
+        for opening, name in ALIKE:
+            if call.lstrip().startswith(opening):
+                return self._template_of_trl(_shipped(name))
+        return None
+
+    def _template_of_trl(self, chat_template: str) -> dict[str, Any] | None:
+        """What TRL knows of the family with this chat template."""
         from trl.chat_template_utils import add_response_schema
 
-        own = own_template(self._probed.adaptation.template)
-        for template in (own, own + "\n"):
-            family = copy.copy(self._tokenizer)
-            family.chat_template = template
-            try:
-                return add_response_schema(family)
-            except ValueError:  # not a family that TRL knows
-                continue
-        return None
+        family = copy.copy(self._tokenizer)
+        family.chat_template = chat_template
+        try:
+            return dict(add_response_schema(family).response_template)
+        except ValueError:  # not a family that TRL knows
+            return None
 
     def _reader(self, field: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> Read:
         """Reads a call as Transformers does, and JSON that it cannot read as we do."""
@@ -184,16 +180,23 @@ class Family:
         return read
 
     def _read(self, raw: str, tools: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
-        assert self._reading is not None
+        parse = self._tokenizer.parse_response
         try:
-            said = self._reading.parse_response(raw, prefix="", tools=plain_tools(tools))
+            said = parse(raw, self._template, prefix="", tools=plain_tools(tools))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return ()  # malformed
-        found = [call.get("function", call) for call in said.get("tool_calls") or ()]
-        calls = [make_call(call.get("name"), call.get("arguments")) for call in found]
+        calls = [_call(found) for found in said.get("tool_calls") or ()]
         if said.get("content") or not all(calls):
             return ()
         return tuple(call for call in calls if call)
+
+
+def _call(found: Any) -> ToolCall | None:
+    """A call as a response template shapes it; what is in it may be any JSON."""
+    said = found.get("function", found) if isinstance(found, Mapping) else None
+    if not isinstance(said, Mapping):
+        return None
+    return make_call(said.get("name"), said.get("arguments"))
 
 
 def _pattern(field: Mapping[str, Any], which: str) -> regex.Pattern[str] | None:
@@ -205,6 +208,11 @@ def _pattern(field: Mapping[str, Any], which: str) -> regex.Pattern[str] | None:
         return None
     texts = [texts] if isinstance(texts, str) else sorted(texts, key=len, reverse=True)
     return regex.compile("|".join(map(regex.escape, texts)))
+
+
+def _shipped(name: str) -> str:
+    """A chat template that TRL ships."""
+    return (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def _leaves_something(tag: str, block: Block) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent_finetune.render.template import common_prefix
 from agent_finetune.render.tokens import decode
-from agent_finetune.toolcalls import ParsedTurn, Piece, TextStream
+from agent_finetune.toolcalls import ParsedTurn, Piece, TextStream, joined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,13 +54,13 @@ class TurnStream:
             if self.stopped:
                 break
             pieces += self._text.feed(self._decoder.feed(token))
-        return pieces
+        return joined(pieces)
 
     def finish(self) -> tuple[list[Piece], ParsedTurn]:
         """End the turn: the last pieces, and all of it. Never raises for what the turn says."""
         pieces = self._text.feed(self._decoder.rest())
         last, turn = self._text.finish()
-        return pieces + last, turn
+        return joined([*pieces, *last]), turn
 
 
 class _Decoder:

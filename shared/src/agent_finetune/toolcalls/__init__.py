@@ -7,6 +7,7 @@ a code fence or bare; ReAct, `Action: name` and `Action Input: {...}`; MSAgent's
 `<|startofthink|>{"api_name": ..., "parameters": {...}}<|endofthink|>`.
 """
 
-from agent_finetune.toolcalls.stream import ParsedTurn, Piece, TextStream, parse
+from agent_finetune.toolcalls.stream import TextStream, parse
+from agent_finetune.toolcalls.turn import ParsedTurn, Piece, joined
 
-__all__ = ["ParsedTurn", "Piece", "TextStream", "parse"]
+__all__ = ["ParsedTurn", "Piece", "TextStream", "joined", "parse"]

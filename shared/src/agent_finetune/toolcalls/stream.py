@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import regex
 
 from agent_finetune.records import ToolCall
 from agent_finetune.toolcalls.forms import PLAIN, Block, Form, Region
 from agent_finetune.toolcalls.reading import is_json, unfenced
+from agent_finetune.toolcalls.turn import ParsedTurn, Piece, joined
 from agent_finetune.toolcalls.words import StopSearch, Words
 
 _KEPT = 4096
 """Characters of decided text that may wait before they are let go."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """A part of a turn: words, thinking, or a call; one of the three."""
-
-    text: str = ""
-    thinking: str = ""
-    call: ToolCall | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ParsedTurn:
-    """What a model said, taken apart."""
-
-    text: str
-    """Words outside of thinking and calls, without blanks around them."""
-    thinking: str | None = None
-    calls: tuple[ToolCall, ...] = ()
-    broken: tuple[str, ...] = ()
-    """Calls that do not parse, or were cut off: raw, so that nothing is lost."""
 
 
 class TextStream:
@@ -62,6 +41,7 @@ class TextStream:
         self._name: str | None = None
         self._text, self._thinking = Words(), Words()
         self._outside = ""
+        self._fresh = True  # no words and no calls so far
         self._calls: list[ToolCall] = []
         self._broken: list[str] = []
         self._out: list[Piece] = []
@@ -89,7 +69,7 @@ class TextStream:
 
     def _flush(self) -> list[Piece]:
         out, self._out = self._out, []
-        return out
+        return joined(out)
 
     def _take(self, text: str, *, final: bool) -> None:
         if not text and not final:
@@ -133,6 +113,7 @@ class TextStream:
             return False
         region, match = found
         self._pass(match.start(), "text")
+        self._settle_outside()
         if region.kind == "markup":
             self._place = match.end()
             return True
@@ -145,16 +126,11 @@ class TextStream:
         find = region.open.match if region.first else region.open.search
         return find(self._buffer, self._place, partial=not final)
 
-    @property
-    def _fresh(self) -> bool:
-        return not (self._text.begun or self._calls or self._broken)
-
     def _pending(self, match: regex.Match[str], final: bool) -> bool:
         """Whether more text could make another match of it."""
         return not final and (match.partial or match.end() == len(self._buffer))
 
     def _open(self, region: Region, match: regex.Match[str]) -> None:
-        self._settle_outside()
         self._region = region
         self._body = self._scanned = self._unquoted = match.end()
         self._in_string = None
@@ -240,6 +216,7 @@ class TextStream:
         return region.read(block) if region.read else ()
 
     def _add(self, calls: Sequence[ToolCall], raw: str) -> None:
+        self._fresh = False
         self._calls += calls
         self._out += [Piece(call=call) for call in calls]
         if not calls and raw.strip():
@@ -269,6 +246,7 @@ class TextStream:
             self._outside += text
         else:
             self._say(kind, text)
+        self._fresh = self._fresh and (kind == "thinking" or not text.strip())
 
     def _say(self, kind: str, text: str) -> None:
         said = (self._thinking if kind == "thinking" else self._text).take(text)
