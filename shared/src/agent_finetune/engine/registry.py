@@ -55,8 +55,11 @@ def find(config: EngineConfig, settings: Settings) -> Worker:
     Raises:
         ModelError: The model's name means nothing, or the device does not exist.
     """
-    from agent_finetune.engine.worker import Worker
     from agent_finetune.models import hardware
+    from agent_finetune.models.quiet import quiet
+
+    with quiet():
+        from agent_finetune.engine.worker import Worker
 
     typed = _typed(config.model)
     resolved = plugins.resolve_model(typed.model, typed.revision, settings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_finetune.contracts import Delta, FinishReason, Request, Result, Usage
 from agent_finetune.engine.generation import LiveGeneration
-from agent_finetune.engine.grammar import Grammars
+from agent_finetune.engine.grammar import THINKING_TOKENS, Grammars
 from agent_finetune.engine.sampling import Sampling
 from agent_finetune.errors import ContextError
 from agent_finetune.records import Generation, Message
@@ -50,11 +50,13 @@ class Voice:
             RenderError: The template's calls cannot be forced.
         """
         held = None
+        # Half of the answer at most, or a model that loves to think would never come to it.
+        thinking = min(THINKING_TOKENS, (request.max_new_tokens or 2 * THINKING_TOKENS) // 2)
         if request.schema is not None:
-            held = self.grammars().schema(request.schema)
+            held = self.grammars().schema(request.schema, thinking=thinking)
         elif request.tool_choice not in ("auto", "none"):
             name = None if request.tool_choice == "required" else request.tool_choice
-            held = self.grammars().call(request.tools, name)
+            held = self.grammars().call(request.tools, name, thinking=thinking)
         return Sampling(
             temperature=request.temperature,
             top_p=request.top_p,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging as standard
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -17,8 +18,12 @@ logging: Any = _logging  # its functions carry no types
 def quiet() -> Iterator[None]:
     """Only errors of Transformers are logged; progress bars are drawn on a terminal only.
 
-    What its warnings say about loading, we check ourselves and raise.
+    What its warnings say about loading, we check ourselves and raise. The same goes for
+    bitsandbytes, which says at import that it may be faster.
     """
+    other = standard.getLogger("bitsandbytes")
+    level = other.level
+    other.setLevel(standard.ERROR)
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -28,6 +33,7 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        other.setLevel(level)
         logging.set_verbosity(verbosity)
         if hide:
             logging.enable_progress_bar()
