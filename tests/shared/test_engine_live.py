@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import random
 import subprocess
 import sys
@@ -278,6 +279,62 @@ def test_the_last_256_exchanges_are_kept(engine):
     kept = engine.recent()
     assert {exchange.result.id: exchange.result for exchange in kept} == results
     assert kept[-1].request.messages[0].text in QUESTIONS
+
+
+NAMED = {
+    "type": "object",
+    "properties": {
+        "name": {"enum": ["a", "b"]},
+        "arguments": {"type": "object", "maxProperties": 0},
+    },
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Paris", "Rome"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+def test_an_answer_held_to_a_schema_is_words_even_where_it_looks_like_a_call(engine):
+    generation = engine.stream(ask("Hello", schema=NAMED, max_new_tokens=60))
+    pieces = list(generation)
+    result = generation.result()
+    assert json.loads(result.message.text)["name"] in ("a", "b")
+    assert result.finish == "stop"
+    assert not result.message.tool_calls
+    assert "".join(piece.text for piece in pieces) == result.message.text
+
+
+@pytest.mark.parametrize("choice", ["required", "get_weather"])
+def test_a_forced_call_is_made_in_one_generation(engine, choice):
+    result = engine.generate(ask("Hello", tools=TOOLS, tool_choice=choice, max_new_tokens=90))
+    (call,) = result.message.tool_calls
+    assert call.name == "get_weather"
+    assert call.arguments["city"] in ("Paris", "Rome")
+    assert result.finish == "tool_calls"
+
+
+def test_tools_are_not_offered_where_none_may_be_called(engine):
+    with_tools = ask("Hello", tools=TOOLS, tool_choice="none")
+    plain = engine.generate(ask("Hello"))
+    assert engine.generate(with_tools).usage.prompt_tokens == plain.usage.prompt_tokens
+
+
+def test_a_schema_that_cannot_be_held_to_is_refused(engine):
+    with pytest.raises(ConfigError):
+        engine.generate(ask("Hello", schema={"type": "string", "not": {"const": "a"}}))
 
 
 def test_counting_tokens_gives_the_prompts_length(engine):

@@ -129,7 +129,9 @@ class Row:
         self.sampling = voice.sampling(request)
         self._left = room(request, self.prompt, context)
         self._said: list[int] = []
-        self._turn = voice.renderer.open_turn(offered(request), request.stop)
+        self._turn = voice.renderer.open_turn(
+            offered(request), request.stop, calls=request.schema is None
+        )
 
     @property
     def reading(self) -> bool:

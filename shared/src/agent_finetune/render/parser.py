@@ -25,10 +25,13 @@ class Parser:
         self._stop_ids = frozenset(stop_ids)
         self._family = Family(tokenizer, probed)
 
-    def open(self, tools: Sequence[Mapping[str, Any]], stop: Sequence[str]) -> TurnStream:
+    def open(
+        self, tools: Sequence[Mapping[str, Any]], stop: Sequence[str], *, calls: bool = True
+    ) -> TurnStream:
         """See `Renderer.open_turn`."""
+        form = self._family.form(tools)
         # A stop that is no single token, or was spelled out, is among the words.
-        text = TextStream(self._family.form(tools), (*self._stops, *stop))
+        text = TextStream(form if calls else form.without_calls(), (*self._stops, *stop))
         return TurnStream(self._tokenizer, self._stop_ids, text)
 
     def parse(self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> ParsedTurn:

@@ -137,15 +137,21 @@ class Renderer:
         return self._parser.parse(ids, tools)
 
     def open_turn(
-        self, tools: Sequence[Mapping[str, Any]] = (), stop: Sequence[str] = ()
+        self,
+        tools: Sequence[Mapping[str, Any]] = (),
+        stop: Sequence[str] = (),
+        *,
+        calls: bool = True,
     ) -> TurnStream:
         """Take a turn apart while it is generated; what comes out adds up to `parse`.
 
         Args:
             tools: Tools that were offered.
             stop: Strings that end the turn besides `stop_strings`.
+            calls: False for an answer that is held to a schema: JSON that looks like a call is
+                none then, but the answer.
         """
-        return self._parser.open(tools, stop)
+        return self._parser.open(tools, stop, calls=calls)
 
     def said(self, turn: Message, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
         """What the model says for an assistant turn behind a user's, and the stop that ends it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import regex
@@ -63,6 +63,10 @@ class Form:
     markers: tuple[str, ...] = ()
     header: str = ""
     """What the model repeats between regions where outside are no words."""
+
+    def without_calls(self) -> Form:
+        """The same for an answer that calls nothing, whatever its words look like."""
+        return replace(self, regions=tuple(r for r in self.regions if r.kind != "call"))
 
 
 def literal(text: str) -> regex.Pattern[str]:
