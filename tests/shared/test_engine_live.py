@@ -17,7 +17,7 @@ from live_engines import ask, close_all, config_of, load, make_adapter, open_eng
 from agent_finetune import plugins
 from agent_finetune.contracts import EngineConfig, Settings
 from agent_finetune.engine import registry
-from agent_finetune.errors import ConfigError, ContextError, EngineError, ModelError
+from agent_finetune.errors import BusyError, ConfigError, ContextError, EngineError, ModelError
 from agent_finetune.hookspecs import hookimpl
 from agent_finetune.records import Message
 from agent_finetune.render import Renderer
@@ -470,3 +470,32 @@ def test_the_module_of_handles_costs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_while_the_model_is_away_requests_wait_and_then_get_their_answer(tmp_path):
+    folder = save_tiny_model(tmp_path / "model")
+    engine = open_engine(folder)
+    before = engine.generate(ask("Hello"))
+    worker = worker_of(folder)
+    running = engine.stream(ask("Hello", max_new_tokens=60))
+    next(iter(running))
+    with worker.away():
+        assert running.done
+        assert not worker.loaded
+        waiting = engine.stream(ask("Hello"))
+        time.sleep(0.1)
+        assert not waiting.done
+        with pytest.raises(BusyError), worker.away():
+            pass
+    assert waiting.result(timeout=30).message == before.message
+    engine.close()
+
+
+def test_while_the_model_is_away_an_engine_may_refuse_instead(tmp_path):
+    folder = save_tiny_model(tmp_path / "model")
+    engine = open_engine(folder, when_busy="error")
+    engine.generate(ask("Hello"))
+    with worker_of(folder).away(), pytest.raises(BusyError, match="being updated"):
+        engine.generate(ask("Hello"))
+    engine.generate(ask("Hello"))
+    engine.close()

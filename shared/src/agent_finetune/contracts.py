@@ -173,10 +173,14 @@ class EngineConfig:
     """Most prompt tokens in one forward pass: how long a cancelled request goes on, at most."""
     prefix_cache_mib: int = 1024
     """Most memory, in MiB, for the keys and values of finished conversations."""
+    when_busy: Literal["wait", "error"] = "wait"
+    """What becomes of a request while the model is away for an update: it waits, or `BusyError`."""
 
     def __post_init__(self) -> None:
         if not self.keep_alive >= 0:
             raise ConfigError(f"keep_alive is {self.keep_alive!r}; it must be 0 seconds or more")
+        if self.when_busy not in ("wait", "error"):
+            raise ConfigError(f"when_busy is {self.when_busy!r}; legal are wait and error")
         for name, least in (("max_batch", 1), ("prefill_chunk", 1), ("prefix_cache_mib", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least {least}")
@@ -350,6 +354,8 @@ class Engine(Protocol):
         """Make an adapter speak under a name, and answer its revision.
 
         A name that is taken passes to the new adapter; answers under way finish on the old one.
+        A folder of versions (`agent_finetune.versions`) is followed: requests are answered by the
+        version that is current when they come, and by the base while there is none.
 
         Raises:
             ModelError: It is no adapter for this base.

@@ -39,6 +39,10 @@ class ContextError(EngineError, ValueError):
     """A prompt, with the answer that was asked for, is longer than the model's context."""
 
 
+class BusyError(EngineError):
+    """The model is away for an update; the same thing may be asked again."""
+
+
 class PluginError(FinetuneError, RuntimeError):
     """A plugin does not load, or implements a hook that does not exist."""
 

@@ -49,8 +49,8 @@ class LocalEngine:
         with self._lock:
             self._hold.check_open()
             self._generations.add(generation)
-            worker = None if self._pending else self._ready()
-            if worker is not None:
+            worker = None if self._pending else self._known()
+            if worker is not None and self._unspoken(worker, request.adapter) is None:
                 worker.submit(generation, self._named(request))
                 return generation
             self._pending.append((generation, request))
@@ -68,6 +68,7 @@ class LocalEngine:
         """See `contracts.Engine`."""
         request = self._named(Request(messages=messages, tools=tools, adapter=adapter))
         worker = self._worker()
+        self._speak(worker, adapter)
         return worker.call(lambda served: len(served.voice(request.adapter).prompt(request)))
 
     def attach(self, name: str, folder: Path) -> str:
@@ -108,48 +109,56 @@ class LocalEngine:
             return request
         return replace(request, adapter=str(own))
 
-    def _ready(self) -> Worker | None:
-        """The worker, when nothing has to be looked up or read before it can be asked."""
-        worker = self._hold.worker or self._hold.take(registry.known(self._base()))
-        own = _own_adapter(self._config.model)
-        if worker is None or own is None or worker.speaks(str(own), own):
-            return worker
-        return None
+    def _known(self) -> Worker | None:
+        """The worker, when nothing has to be looked up to find it."""
+        return self._hold.worker or self._hold.take(registry.known(self._base()))
 
     def _worker(self) -> Worker:
-        """The worker, ready to be asked; looks it up on the calling thread."""
+        """The worker; looked up on the calling thread when it is not known."""
         self._hold.check_open()
-        worker = self._ready()
-        if worker is not None:
-            return worker
-        worker = self._hold.worker
-        if worker is None:
-            worker = self._hold.take(registry.find(self._base(), self._settings))
-            assert worker is not None
-        own = _own_adapter(self._config.model)
-        if own is not None:
-            worker.attach(str(own), own)
-        return worker
+        found = self._known() or self._hold.take(registry.find(self._base(), self._settings))
+        assert found is not None
+        return found
 
     def _base(self) -> EngineConfig:
         return replace(self._config, model=with_base(self._config.model))
 
+    def _unspoken(self, worker: Worker, adapter: str | None) -> tuple[str, Path] | None:
+        """Name and folder of an adapter that has to be read before it can speak, or None."""
+        own = _own_adapter(self._config.model)
+        name = str(own) if adapter is None and own is not None else adapter
+        if name is None:
+            return None
+        folder = own if adapter is None else worker.folder_of(name)
+        return None if folder is None or worker.speaks(name, folder) else (name, folder)
+
+    def _speak(self, worker: Worker, adapter: str | None) -> None:
+        """Read an adapter if that has to be done, on the calling thread."""
+        unspoken = self._unspoken(worker, adapter)
+        if unspoken is not None:
+            worker.attach(*unspoken)
+
     def _find(self) -> None:
-        """Look up the worker away from whoever asked, then hand it what has come meanwhile."""
-        try:
-            worker = self._worker()
-        except BaseException as error:  # its readers must hear of it, whatever it is
+        """Look up and read what pending requests need, away from whoever asked, one by one."""
+        while True:
             with self._lock:
-                self._finding = False
-                pending, self._pending = self._pending, []
-            for generation, _ in pending:
-                generation.fail(error)
-            return
-        with self._lock:
-            self._finding = False
-            pending, self._pending = self._pending, []
-            for generation, request in pending:
-                worker.submit(generation, self._named(request))
+                if not self._pending:
+                    self._finding = False
+                    return
+                generation, request = self._pending[0]
+            worker, error = None, None
+            try:
+                worker = self._worker()
+                self._speak(worker, request.adapter)
+            except Exception as problem:  # its reader must hear of it, whatever it is
+                error = problem
+            with self._lock:
+                if self._pending and self._pending[0][0] is generation:
+                    del self._pending[0]
+                    if worker is None or error is not None:
+                        generation.fail(error or EngineError("the engine was closed"))
+                    else:
+                        worker.submit(generation, self._named(request))
 
 
 def _own_adapter(config: ModelConfig) -> Path | None:

@@ -111,14 +111,19 @@ class Served:
             key=key,
         )
 
-    def install(self, name: str, voice: Voice, folder: Path) -> None:
+    def install(self, name: str, voice: Voice, folder: Path | None) -> None:
         """Let a name stand for an adapter; its weights are read unless they are here already.
+
+        Args:
+            name: May be taken.
+            voice: The adapter's, or the base's.
+            folder: The adapter's; None for the base.
 
         Raises:
             ModelError: It does not fit this base.
         """
-        assert voice.key is not None
-        if voice.key not in self._bank.keys():  # noqa: SIM118 - a method, the bank is no dict
+        if voice.key is not None and voice.key not in set(self._bank.keys()):
+            assert folder is not None
             self._bank.add(voice.key, folder)
         self._voices[name] = voice
         self._stale = True

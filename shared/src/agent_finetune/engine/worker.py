@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +17,8 @@ import torch
 from agent_finetune.contracts import EngineConfig, Exchange, LoadedModel, Request, Result
 from agent_finetune.engine.generation import LiveGeneration
 from agent_finetune.engine.served import Served, unload
-from agent_finetune.errors import EngineError, FinetuneError
+from agent_finetune.engine.spoken import Spoken
+from agent_finetune.errors import BusyError, EngineError, FinetuneError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,7 +52,8 @@ class Worker:
         self._idle_since = time.monotonic()
         self._jobs: deque[Job] = deque()
         self._recent: deque[Exchange] = deque(maxlen=_RECENT)
-        self._folders: dict[str, tuple[Path, object]] = {}
+        self._spoken: dict[str, Spoken] = {}
+        self._away = False
 
     @property
     def loaded(self) -> bool:
@@ -71,6 +74,9 @@ class Worker:
 
     def submit(self, generation: LiveGeneration, request: Request) -> None:
         """Let a request be answered; what is wrong with it comes out of the generation."""
+        if self._away and self._config.when_busy == "error":
+            generation.fail(BusyError("the model is being updated; ask again in a while"))
+            return
 
         def start(served: Served) -> None:
             try:
@@ -95,21 +101,48 @@ class Worker:
 
     def attach(self, name: str, folder: Path) -> str:
         """See `contracts.Engine.attach`; what can be, is read while others are served."""
-        seen = _signature(folder)
+        spoken = Spoken.now(folder)
         served = self.call(lambda served: served)
-        voice = served.make_voice(folder)
-        self.call(lambda served: served.install(name, voice, folder))
-        self._folders[name] = (folder, seen)
+        voice = served.make_voice(spoken.adapter) if spoken.adapter else served.base
+        self.call(lambda served: served.install(name, voice, spoken.adapter))
+        self._spoken[name] = spoken
         return voice.revision
 
     def speaks(self, name: str, folder: Path) -> bool:
         """Whether a name stands for what is in this folder now."""
-        return self._folders.get(name) == (folder, _signature(folder))
+        return self._spoken.get(name) == Spoken.now(folder)
+
+    def folder_of(self, name: str) -> Path | None:
+        """The folder that was attached under a name."""
+        spoken = self._spoken.get(name)
+        return spoken.folder if spoken else None
 
     def detach(self, name: str) -> None:
         """See `contracts.Engine.detach`."""
         self.call(lambda served: served.remove(name))
-        self._folders.pop(name, None)
+        self._spoken.pop(name, None)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Give the model's memory back for the length of a block, once what is under way is done.
+
+        What is asked meanwhile waits, or is refused with a `BusyError` if the config says so.
+        """
+        with self._changed:
+            if self._away:
+                raise BusyError("another update of this model is under way")
+            self._away = True
+            self._changed.notify_all()
+            thread = self._thread
+        try:
+            if thread is not None:
+                thread.join()
+            yield
+        finally:
+            with self._changed:
+                self._away = False
+                if self._jobs:
+                    self._start()
 
     def recent(self) -> Sequence[Exchange]:
         """The last exchanges, the oldest first."""
@@ -131,15 +164,18 @@ class Worker:
         with self._changed:
             self._jobs.append((run, fail))
             self._changed.notify_all()
-            if self._thread is None:
-                name = f"agent-finetune {self._config.model.model}"
-                # A daemon: it must not keep a program alive that has nothing else to do. The
-                # registry ends it in good order.
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._last,), name=name, daemon=True
-                )
-                self._last = self._thread
-                self._thread.start()
+            if self._thread is None and not self._away:
+                self._start()
+
+    def _start(self) -> None:
+        name = f"agent-finetune {self._config.model.model}"
+        # A daemon: it must not keep a program alive that has nothing else to do. The registry
+        # ends it in good order.
+        self._thread = threading.Thread(
+            target=self._run, args=(self._last,), name=name, daemon=True
+        )
+        self._last = self._thread
+        self._thread.start()
 
     # On the thread.
 
@@ -170,7 +206,12 @@ class Worker:
         Ending is decided under the lock: a job put afterwards starts a new thread.
         """
         with self._changed:
-            while not (self._jobs or served.busy or self._closing):
+            while not (served.busy or self._closing):
+                if self._away:
+                    self._thread = None
+                    return False
+                if self._jobs:
+                    break
                 left = None if self._holds else self._idle_since + self._config.keep_alive
                 left = left and left - time.monotonic()
                 if left is not None and left <= 0:
@@ -181,6 +222,8 @@ class Worker:
 
     def _take_jobs(self) -> list[Job]:
         with self._changed:
+            if self._away:
+                return []
             jobs = list(self._jobs)
             self._jobs.clear()
         return jobs
@@ -199,23 +242,17 @@ class Worker:
             fail(error)
 
     def _attach_again(self, served: Served) -> None:
-        for name, (folder, _) in list(self._folders.items()):
+        for name, spoken in list(self._spoken.items()):
+            adapter = spoken.adapter
             try:
-                served.install(name, served.make_voice(folder), folder)
+                served.install(
+                    name, served.make_voice(adapter) if adapter else served.base, adapter
+                )
             except FinetuneError as error:
                 logger.warning("adapter %r cannot be attached again: %s", name, error)
-                del self._folders[name]
+                del self._spoken[name]
 
     def _note(self, request: Request, result: Result) -> None:
         exchange = Exchange(request=request, result=result, time=time.time())
         with self._changed:
             self._recent.append(exchange)
-
-
-def _signature(folder: Path) -> object:
-    """What tells that an adapter's folder was written anew."""
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file():
-        return None
-    stat = weights.stat()
-    return stat.st_mtime_ns, stat.st_size
