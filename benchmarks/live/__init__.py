@@ -1,0 +1,1 @@
+"""What `benchmarks/live_engine.py` is made of."""
