@@ -33,7 +33,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_entry(path.parent)
+    sync_folder_entry(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,7 +77,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_entry(path.parent)
+    sync_folder_entry(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -87,8 +87,8 @@ def sync_folder(folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         elif path.is_dir():
-            _sync_entry(path)
-    _sync_entry(folder)
+            sync_folder_entry(path)
+    sync_folder_entry(folder)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -101,7 +101,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _sync_entry(folder: Path) -> None:
+def sync_folder_entry(folder: Path) -> None:
     """Flush a folder's own entries, so that a rename in it is on disk too."""
     if os.name != "posix":  # Windows cannot open a folder, and flushes renames by itself
         return
