@@ -18,6 +18,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "4bit", "8bit"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 Method = Literal["lora", "full"]
+Objective = Literal["sft", "dpo", "kto"]
+Reference = Literal["base", "current"]
 BadRowPolicy = Literal["stop", "skip"]
 OverlongPolicy = Literal["drop", "trim", "error"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -134,6 +136,17 @@ class TrainConfig:
 
     method: Method = "lora"
     """lora trains an adapter, full trains every weight."""
+    objective: Objective = "sft"
+    """sft imitates; dpo learns from pairs of answers (arXiv 2305.18290), kto from single answers
+    judged good or bad (arXiv 2402.01306)."""
+    beta: float = 0.1
+    """dpo and kto: how strongly the model is held to the reference."""
+    sft_weight: float = 1.0
+    """dpo: weight of the cross entropy on the chosen answers, which keeps them from getting less
+    likely together with the rejected ones; 0 is plain DPO."""
+    reference: Reference = "base"
+    """dpo and kto: what the model is held to, the base without an adapter or the adapter as it is
+    when the run begins; in full training both are the weights as the run begins."""
     epochs: float = 1.0
     """Passes over the data; max_steps wins."""
     max_steps: int | None = None
@@ -143,7 +156,8 @@ class TrainConfig:
     gradient_accumulation: int = 1
     """Forward passes per optimizer step."""
     learning_rate: float | None = None
-    """Peak step size; unset, 5e-4 for LoRA and 2e-5 for full training."""
+    """Peak step size; unset, 5e-4 for LoRA and 2e-5 for full training, and with dpo and kto 1e-4
+    and 1e-6."""
     schedule: Schedule = "linear"
     """How the learning rate falls."""
     warmup: float = 0.03
@@ -155,7 +169,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the shuffle, the adapter's start and dropout."""
     pack: bool = True
-    """Lay the rows of a batch end to end instead of padding them, where the model allows it."""
+    """sft: lay the rows of a batch end to end instead of padding them, where the model allows."""
     gradient_checkpointing: bool = False
     """Compute activations twice to hold fewer of them."""
     log_steps: int = 1
@@ -175,6 +189,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, get_args(Method))
+        _check_choice("objective", self.objective, get_args(Objective))
+        _check_choice("reference", self.reference, get_args(Reference))
         _check_choice("schedule", self.schedule, get_args(Schedule))
         if not self.epochs > 0:
             raise ConfigError(f"epochs is {self.epochs!r}; it must be greater than 0")
@@ -187,17 +203,26 @@ class TrainConfig:
         for name in ("max_steps", "eval_steps", "save_steps", "patience"):
             if (value := getattr(self, name)) is not None:
                 _check_at_least(name, value, 1)
-        for name in ("weight_decay", "eval_generate", "seed"):
+        for name in ("weight_decay", "sft_weight", "eval_generate", "seed"):
             _check_at_least(name, getattr(self, name), 0)
         if not self.max_grad_norm > 0:
             raise ConfigError(f"max_grad_norm is {self.max_grad_norm!r}; it must be above 0")
+        if not self.beta > 0:
+            raise ConfigError(f"beta is {self.beta!r}; it must be above 0")
+        if self.objective == "kto" and self.batch_size < 2:
+            raise ConfigError(
+                f"batch_size is {self.batch_size!r} and objective is 'kto'; it must be at least 2, "
+                "because each prompt is also measured with the answer of another row of its batch"
+            )
 
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate in force: LoRA wants about ten times that of full training or more."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 5e-4 if self.method == "lora" else 2e-5
+        if self.objective == "sft":
+            return 5e-4 if self.method == "lora" else 2e-5
+        return 1e-4 if self.method == "lora" else 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +243,11 @@ class RunConfig:
             raise ConfigError(
                 f"method is 'full' and quantization is {self.model.quantization!r}; quantized "
                 "weights cannot be trained whole: use method lora, or quantization none"
+            )
+        if self.train.objective != "sft" and self.lora.dropout:
+            raise ConfigError(
+                f"dropout is {self.lora.dropout!r} and objective is {self.train.objective!r}; "
+                "that compares log-probabilities with those of a reference; dropout must be 0"
             )
         if self.train.patience is not None and not (self.data.eval_data or self.data.eval_share):
             raise ConfigError("patience needs held-out data; give eval_data or eval_share")

@@ -127,7 +127,8 @@ class TrainJob:
     config: RunConfig
     loaded: LoadedModel
     train_rows: Sequence[Any]
-    """`records.Tokens`, each with at least one trained token."""
+    """`records.Tokens`, each with at least one trained token; for the objectives dpo and kto
+    `records.PairTokens` and `records.VerdictTokens`."""
     eval_rows: Sequence[Any] = ()
     eval_examples: Sequence[Example] = ()
     """Examples whose tool calls are generated and scored at each evaluation."""
@@ -144,7 +145,7 @@ class TrainResult:
     """PEFT folder for `lora`, model folder for `full`."""
     steps: int
     loss: float
-    """Mean loss of the last logged step, nats per trained token."""
+    """Mean loss of the last logged step, nats per trained token; dpo and kto have their own."""
     seconds: float
     train_tokens: int
     """Tokens seen in forward passes, padding not counted."""

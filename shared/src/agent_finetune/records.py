@@ -2,7 +2,7 @@
 
 An `Example` is what an agent lived through: messages, the tools it was offered, and where the
 record came from. `Preference` and `Verdict` are its two sisters for learning from feedback.
-`Tokens` is the same thing as a model sees it.
+`Tokens`, `PairTokens` and `VerdictTokens` are the same three as a model sees them.
 """
 
 from __future__ import annotations
@@ -158,6 +158,56 @@ class Tokens:
                 f"{self.source}: {len(self.ids)} ids, {len(self.trained)} flags and "
                 f"{len(self.sections)} sections; the three must be of one length"
             )
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairTokens:
+    """A `Preference` as a model sees it: one prompt, and two answers without it.
+
+    An answer is every token that the model has to produce, its stop included.
+    """
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "chosen", "rejected"):
+            if not getattr(self, name):
+                raise DataError(f"{self.source or 'pair'}: {name} has no tokens")
+        if self.chosen == self.rejected:
+            raise DataError(f"{self.source or 'pair'}: chosen and rejected are the same tokens")
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longer answer."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerdictTokens:
+    """A `Verdict` as a model sees it; the answer is as in `PairTokens`."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    good: bool
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "completion"):
+            if not getattr(self, name):
+                raise DataError(f"{self.source or 'verdict'}: {name} has no tokens")
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.completion)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,22 @@
 
 from agent_finetune.evaluate.evaluating import Steps, evaluate
 from agent_finetune.evaluate.losses import Loss, evaluate_loss
+from agent_finetune.evaluate.preferences import (
+    LogProbability,
+    log_probabilities,
+    preference_accuracy,
+)
 from agent_finetune.evaluate.progress import progress
 from agent_finetune.evaluate.report import Report
 
-__all__ = ["Loss", "Report", "Steps", "evaluate", "evaluate_loss", "progress"]
+__all__ = [
+    "LogProbability",
+    "Loss",
+    "Report",
+    "Steps",
+    "evaluate",
+    "evaluate_loss",
+    "log_probabilities",
+    "preference_accuracy",
+    "progress",
+]

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 from agent_finetune import toolcalls
 from agent_finetune.config import OverlongPolicy
 from agent_finetune.errors import DataError, RenderError
-from agent_finetune.records import Example, Message, Section, Tokens
+from agent_finetune.records import (
+    Example,
+    Message,
+    PairTokens,
+    Preference,
+    Section,
+    Tokens,
+    Verdict,
+    VerdictTokens,
+)
+from agent_finetune.render import pairs, turns
 from agent_finetune.render import sections as cutting
 from agent_finetune.render import tokens as encoding
-from agent_finetune.render import turns
 from agent_finetune.render.adapt import Adaptation, adapt
 from agent_finetune.render.fit import FitResult, fit
 from agent_finetune.render.messages import Tools, as_dicts, one_call_per_turn, plain_tools
@@ -121,6 +130,24 @@ class Renderer:
         """
         return fit(self, example, max_length, policy)
 
+    def pair(self, preference: Preference) -> PairTokens:
+        """A preference as ids: the prompt as served, and all that the model says in each answer.
+
+        Raises:
+            RenderError: The template cannot express it.
+            DataError: Both answers are the same, or stand behind different prompts.
+        """
+        return pairs.pair(preference, self._answer, self._text)
+
+    def verdict(self, verdict: Verdict) -> VerdictTokens:
+        """A judged answer as ids: the prompt as served, and all that the model says.
+
+        Raises:
+            RenderError: The template cannot express it.
+            DataError: It is no assistant turn, or holds no token.
+        """
+        return pairs.verdict(verdict, self._answer)
+
     def parse(
         self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()
     ) -> toolcalls.ParsedTurn:
@@ -193,6 +220,14 @@ class Renderer:
         saved = copy.copy(self._tokenizer)
         saved.chat_template = self.adaptation.template
         saved.save_pretrained(folder)
+
+    def _answer(
+        self, prompt: Sequence[Message], turn: Message, tools: Sequence[Mapping[str, Any]]
+    ) -> Step:
+        return self._step(self.said_messages(prompt), turn, plain_tools(tools))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return encoding.decode(self._tokenizer, ids)
 
     def _step(self, before: Sequence[Message], turn: Message, tools: Tools) -> Step:
         if turn.generation:

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
 
 from agent_finetune.config import ModelConfig, TrainConfig
 from agent_finetune.contracts import LoadedModel
 from agent_finetune.errors import ConfigError
+from agent_finetune.train import pairs
 from agent_finetune.train.folder import CHECKPOINTS
 
 
-def sft_config(
+def trainer_config(
     config: TrainConfig,
     loaded: LoadedModel,
     out: Path,
     *,
-    rows: int,
+    rows: Sequence[Any],
     packed: bool,
     evaluates: bool,
     resumes: bool,
-) -> SFTConfig:
-    """The arguments of TRL's trainer.
+) -> Any:
+    """The arguments of TRL's trainer: `SFTConfig`, `DPOConfig` or `KTOConfig`.
 
     Args:
         config: How to train.
         loaded: The model, for its device and number format.
         out: The run's folder.
-        rows: How many there are to train on.
+        rows: What is trained on.
         packed: Whether batches are packed.
         evaluates: Whether there are held-out rows.
         resumes: Whether the run goes on from a checkpoint; then it was evaluated at its start.
@@ -43,7 +47,9 @@ def sft_config(
     evaluation = _every(config.eval_steps) if evaluates else ("no", None)
     # The best model can only be kept where it is saved, so patience saves at each evaluation.
     saving = evaluation if config.patience is not None else _every(config.save_steps)
-    arguments = SFTConfig(
+    kind, own = _of_objective(config, rows)
+    arguments = kind(
+        **own,
         output_dir=str(out / CHECKPOINTS),
         use_cpu=loaded.device == "cpu",
         bf16=precision == "bfloat16",
@@ -78,16 +84,31 @@ def sft_config(
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=loaded.device != "cpu",
         remove_unused_columns=False,  # our collator needs the row's index
-        dataset_kwargs={"skip_prepare_dataset": True},
-        packing=False,
-        max_length=None,
+        max_length=None,  # nothing is cut in silence
         disable_tqdm=True,
         report_to="none",
     )
     take_device(arguments, loaded.device)
     # Rounded down: Transformers rounds a share up, and a short run's first step moves nothing.
-    arguments.warmup_steps = int(config.warmup * total_steps(config, rows, arguments.world_size))
+    arguments.warmup_steps = int(
+        config.warmup * total_steps(config, len(rows), arguments.world_size)
+    )
     return arguments
+
+
+def _of_objective(config: TrainConfig, rows: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
+    """TRL's class of arguments, and what only that one has."""
+    if config.objective == "sft":
+        return SFTConfig, {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": False}
+    # Without an adapter to leave out, TRL would load a second model for the reference; with one
+    # we measure the reference ourselves, because TRL would read every weight to name a cache.
+    own = {"beta": config.beta, "precompute_ref_log_probs": config.method == "full"}
+    if config.objective == "dpo":
+        weights = {"sigmoid": 1.0, "sft": config.sft_weight}
+        kinds = [kind for kind, weight in weights.items() if weight]
+        return DPOConfig, own | {"loss_type": kinds, "loss_weights": [weights[k] for k in kinds]}
+    good, bad = pairs.weights(rows)
+    return KTOConfig, own | {"desirable_weight": good, "undesirable_weight": bad}
 
 
 def compute_dtype(config: TrainConfig, loaded: LoadedModel) -> str:

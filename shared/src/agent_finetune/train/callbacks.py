@@ -21,7 +21,7 @@ from rich.progress import (
 from transformers import TrainerCallback
 
 from agent_finetune.train import folder
-from agent_finetune.train.history import History
+from agent_finetune.train.history import PREFERENCE, History
 from agent_finetune.train.trainer import not_finite
 
 
@@ -72,6 +72,7 @@ class HistoryWriter(TrainerCallback):
                 "tokens": tokens,
                 "tokens_per_second": round((tokens - self._tokens) / max(self._working, 1e-9), 1),
                 "seconds": round(self.seconds, 3),
+                **{name: logs[key] for name, key in PREFERENCE.items() if key in logs},
             }
         )
         self._tokens, self._working = tokens, 0.0
@@ -88,6 +89,11 @@ class HistoryWriter(TrainerCallback):
                 "epoch": round(state.epoch or 0.0, 4),
                 "seconds": round(self.seconds, 3),
                 "eval_loss": metrics["eval_loss"],
+                **{
+                    f"eval_{name}": metrics[f"eval_{key}"]
+                    for name, key in PREFERENCE.items()
+                    if f"eval_{key}" in metrics
+                },
                 **measured,
             }
         )

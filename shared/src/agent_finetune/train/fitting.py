@@ -16,12 +16,12 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 from agent_finetune import adapters, artifacts, attention
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
 from agent_finetune.errors import ConfigError, TrainError
-from agent_finetune.train import folder, record
+from agent_finetune.train import folder, pairs, preference, record
 from agent_finetune.train.arguments import (
     keeps_format,
-    sft_config,
     torch_dtype,
     total_steps,
+    trainer_config,
 )
 from agent_finetune.train.callbacks import (
     CheckpointKeeper,
@@ -31,7 +31,7 @@ from agent_finetune.train.callbacks import (
 )
 from agent_finetune.train.history import History
 from agent_finetune.train.plots import loss_curve
-from agent_finetune.train.trainer import RowCollator, SupervisedTrainer
+from agent_finetune.train.trainer import Housekeeping, RowCollator, SupervisedTrainer
 
 
 def fit(job: TrainJob) -> TrainResult:
@@ -42,21 +42,26 @@ def fit(job: TrainJob) -> TrainResult:
 
     Raises:
         ConfigError: `job.out` holds another run, or one that these settings cannot resume.
-        DataError: A row has no trained token.
+        DataError: A row has no trained token, or rows are not of the objective's kind.
         TrainError: The loss or a gradient is no longer a number, or memory ran out.
     """
     config = job.config.train
+    pairs.check(config.objective, job.train_rows)
     loaded = replace(job.loaded, model=_with_trainable_weights(job))
     attention.register()
-    packed = config.pack and attention.can_pack(adapters.base_model(loaded.model))
+    packed = (
+        config.objective == "sft"
+        and config.pack
+        and attention.can_pack(adapters.base_model(loaded.model))
+    )
     resumes = config.resume and bool(folder.whole_checkpoints(job.out))
     with ExitStack() as stack:
         stack.enter_context(adapters.quiet())
-        args = sft_config(
+        args = trainer_config(
             config,
             loaded,
             job.out,
-            rows=len(job.train_rows),
+            rows=job.train_rows,
             packed=packed,
             evaluates=bool(job.eval_rows),
             resumes=resumes,
@@ -158,11 +163,28 @@ def _train(
 
 def _trainer(
     job: TrainJob, loaded: LoadedModel, args: Any, callbacks: list[Any], *, packed: bool
+) -> Housekeeping:
+    config = job.config.train
+    trainer: Housekeeping
+    if config.objective == "sft":
+        trainer = _supervised(job, loaded, args, callbacks, packed=packed)
+    else:
+        trainer = preference.trainer(config, loaded, args, job.train_rows, job.eval_rows, callbacks)
+    trainer.remove_callback(PrinterCallback)
+    if not (config.method == "full" and keeps_format(loaded.config)):
+        adapters.float32_masters(loaded.model)  # TRL rounds adapters of quantized models
+    if isinstance(trainer, preference.Referenced):
+        trainer.hold_to(config.reference)
+    return trainer
+
+
+def _supervised(
+    job: TrainJob, loaded: LoadedModel, args: Any, callbacks: list[Any], *, packed: bool
 ) -> SupervisedTrainer:
     rows = [*job.train_rows, *job.eval_rows]
     count = len(job.train_rows)
     pad_id = loaded.tokenizer.pad_token_id
-    trainer = SupervisedTrainer(
+    return SupervisedTrainer(
         model=loaded.model,
         args=args,
         data_collator=RowCollator(rows, pad_id=0 if pad_id is None else pad_id, packed=packed),
@@ -171,10 +193,6 @@ def _trainer(
         processing_class=loaded.tokenizer,
         callbacks=callbacks,
     )
-    trainer.remove_callback(PrinterCallback)
-    if not (job.config.train.method == "full" and keeps_format(loaded.config)):
-        adapters.float32_masters(loaded.model)  # TRL rounds adapters of quantized models
-    return trainer
 
 
 def _dataset(rows: range) -> Dataset:
@@ -182,7 +200,7 @@ def _dataset(rows: range) -> Dataset:
     return Dataset.from_dict({"row": list(rows)})
 
 
-def _evaluated_at_end(trainer: SupervisedTrainer) -> bool:
+def _evaluated_at_end(trainer: Housekeeping) -> bool:
     steps = [line["step"] for line in trainer.state.log_history if "eval_loss" in line]
     return bool(steps) and steps[-1] == trainer.state.global_step
 
@@ -202,7 +220,7 @@ def _tool_metrics(job: TrainJob, loaded: LoadedModel, usual_attention: str) -> M
 
 
 @contextmanager
-def _memory_errors(job: TrainJob, trainer: SupervisedTrainer) -> Iterator[None]:
+def _memory_errors(job: TrainJob, trainer: Housekeeping) -> Iterator[None]:
     """Say what to lower when memory runs out."""
     try:
         yield
@@ -212,7 +230,7 @@ def _memory_errors(job: TrainJob, trainer: SupervisedTrainer) -> Iterator[None]:
         if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
             raise
         config = job.config.train
-        longest = max(len(row.ids) for row in job.train_rows)
+        longest = max(row.length for row in job.train_rows)
         raise TrainError(
             f"step {trainer.state.global_step + 1}: out of memory on {job.loaded.device}; lower "
             f"batch_size ({config.batch_size}) and raise gradient_accumulation "
@@ -222,7 +240,7 @@ def _memory_errors(job: TrainJob, trainer: SupervisedTrainer) -> Iterator[None]:
         ) from error
 
 
-def _result(job: TrainJob, trainer: SupervisedTrainer, writer: HistoryWriter | None) -> TrainResult:
+def _result(job: TrainJob, trainer: Housekeeping, writer: HistoryWriter | None) -> TrainResult:
     config, state = job.config.train, trainer.state
     best = state.best_global_step if config.patience is not None else None
     return TrainResult(
@@ -245,7 +263,9 @@ def _write(
     """Write weights, plot and metrics, and last of all that the run has finished."""
     with artifacts.new_folder(result.adapter_dir, replace=True) as target:
         adapters.save(loaded.model, loaded.tokenizer, target)
-    loss_curve(history, job.out / folder.PLOT)
+    objective = job.config.train.objective
+    unit = "nats per trained token" if objective == "sft" else f"{objective}, per row"
+    loss_curve(history, job.out / folder.PLOT, unit=unit)
     before, after = record.metrics_before(history), dict(result.metrics)
     artifacts.write_json(job.out / folder.METRICS, {"before": before, "after": after})
     artifacts.write_json(job.out / folder.RUN, record.finished(run, result))

@@ -5,6 +5,12 @@ A training line has `step`, `epoch`, `loss` (nats per trained token), `learning_
 (since the line before, evaluation and saving not counted) and `seconds` (since the run began, all
 its sessions together). An evaluation line has `step`, `epoch`, `seconds`, `eval_loss`, and the
 tool metrics where calls are generated. Step 0 is before training.
+
+With objectives dpo and kto the loss is per row, and lines have what `PREFERENCE` names, evaluation
+lines with `eval_` before the name: `chosen` and `rejected`, the mean log-probability of whole
+answers (for kto of the good and the bad ones) in nats; `margin`, beta times how much further the
+chosen have moved away from the reference than the rejected; `accuracy`, the share of pairs in
+which they have (dpo); `kl`, the measured distance to the reference in nats (kto).
 """
 
 from __future__ import annotations
@@ -17,6 +23,15 @@ from typing import Any
 from agent_finetune.artifacts import write_text
 
 Line = dict[str, Any]
+
+PREFERENCE = {
+    "chosen": "logps/chosen",
+    "rejected": "logps/rejected",
+    "margin": "rewards/margins",
+    "accuracy": "rewards/accuracies",
+    "kl": "kl",
+}
+"""Our names for what TRL's preference trainers measure."""
 
 
 class History:

@@ -11,7 +11,7 @@ from agent_finetune.artifacts import write_bytes
 from agent_finetune.train.history import History
 
 
-def loss_curve(history: History, path: Path) -> None:
+def loss_curve(history: History, path: Path, *, unit: str) -> None:
     """Draw training and held-out loss over optimizer steps into a PNG file."""
     # A Figure of its own, not pyplot: no global state, no display, nothing to close.
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -25,7 +25,7 @@ def loss_curve(history: History, path: Path) -> None:
                 [line["step"] for line in lines], [line[key] for line in lines], style, label=name
             )
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats per trained token)")
+    axes.set_ylabel(f"loss ({unit})")
     axes.grid(alpha=0.3)
     if axes.has_data():
         axes.legend()

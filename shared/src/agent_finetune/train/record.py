@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 import torch
 
 from agent_finetune import adapters
+from agent_finetune.config import TrainConfig
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
-from agent_finetune.records import Tokens
+from agent_finetune.train import pairs
 from agent_finetune.train.arguments import compute_dtype
 from agent_finetune.train.history import History
 
@@ -93,7 +92,7 @@ def _must_stay(job: TrainJob, loaded: LoadedModel, processes: int) -> dict[str, 
         "quantization": loaded.config.quantization,
         "adapter": None if adapter is None else adapters.digest(Path(adapter)),
         "lora": asdict(job.config.lora) | {"targets": list(job.config.lora.targets)},
-        "training rows": _digest(job.train_rows),
+        "training rows": pairs.digest(job.train_rows),
         "method": train.method,
         "batch_size": train.batch_size,
         "gradient_accumulation": train.gradient_accumulation,
@@ -104,16 +103,15 @@ def _must_stay(job: TrainJob, loaded: LoadedModel, processes: int) -> dict[str, 
         "max_grad_norm": train.max_grad_norm,
         "seed": train.seed,
         "processes": processes,
+        **_preference(train),
     }
 
 
-def _digest(rows: Iterable[Tokens]) -> str:
-    """sha256 over the ids of rows and which of them are trained, in order."""
-    total = hashlib.sha256()
-    for row in rows:
-        total.update(repr(row.ids).encode())
-        total.update(bytes(row.trained))
-    return f"sha256:{total.hexdigest()}"
+def _preference(train: TrainConfig) -> dict[str, Any]:
+    if train.objective == "sft":
+        return {}
+    settings = {"objective": train.objective, "beta": train.beta, "reference": train.reference}
+    return settings | ({"sft_weight": train.sft_weight} if train.objective == "dpo" else {})
 
 
 def _device_name(device: str) -> str:

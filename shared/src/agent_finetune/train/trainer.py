@@ -1,4 +1,7 @@
-"""TRL's SFTTrainer with our batches, and a loss that is cheap where few tokens are trained."""
+"""TRL's SFTTrainer with our batches, and a loss that is cheap where few tokens are trained.
+
+The trainers of preferences share `Housekeeping` with it; see `agent_finetune.train.preference`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -39,7 +43,39 @@ class RowCollator:
         return dict(plugins.collate_batch(rows, pad_id=self.pad_id, packed=self.packed))
 
 
-class SupervisedTrainer(SFTTrainer):
+class Housekeeping(Trainer):
+    """What all three trainers leave behind, and what they keep to themselves."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write an adapter as `adapters.save` does, and anything else as Transformers does.
+
+        PEFT would ask a hub about the base for every checkpoint.
+        """
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded or not isinstance(self.model, PeftModel):
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            adapters.save(
+                self.model, self.processing_class, Path(output_dir or str(self.args.output_dir))
+            )
+
+    def create_model_card(self, *unused: Any, **unused_too: Any) -> None:
+        """Write none: run.json says what a run was, and TRL's card would sit beside it."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: whoever trains here has not been asked."""
+
+    def check_finite(self, loss: torch.Tensor) -> None:
+        """Stop a run whose loss is no number.
+
+        Raises:
+            TrainError: It is not.
+        """
+        if not torch.isfinite(loss):
+            raise not_finite("loss", loss.item(), self.state.global_step + 1)
+
+
+class SupervisedTrainer(Housekeeping, SFTTrainer):
     """Cross entropy on the trained tokens, the head run only where the next token is trained.
 
     TRL's own head does that on a GPU, tile by tile, and is used there. On a CPU it scores every
@@ -58,7 +94,7 @@ class SupervisedTrainer(SFTTrainer):
             answer = super().compute_loss(  # type: ignore[no-untyped-call]
                 model, inputs, return_outputs, num_items_in_batch
             )
-            self._check_finite(answer[0] if return_outputs else answer)
+            self.check_finite(answer[0] if return_outputs else answer)
             return answer
         total, count = trained_loss(model, inputs)
         if num_items_in_batch is None:
@@ -66,7 +102,7 @@ class SupervisedTrainer(SFTTrainer):
         else:
             # The count is over all processes, whose gradients DDP averages.
             loss = total / num_items_in_batch * self.accelerator.num_processes
-        self._check_finite(loss)
+        self.check_finite(loss)
         return loss
 
     def evaluation_loop(
@@ -101,25 +137,6 @@ class SupervisedTrainer(SFTTrainer):
             num_samples=len(dataloader.dataset),
         )
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write an adapter as `adapters.save` does, and anything else as Transformers does.
-
-        PEFT would ask a hub about the base for every checkpoint.
-        """
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if sharded or not isinstance(self.model, PeftModel):
-            super().save_model(output_dir, _internal_call)
-        elif self.args.should_save:
-            adapters.save(
-                self.model, self.processing_class, Path(output_dir or str(self.args.output_dir))
-            )
-
-    def create_model_card(self, *unused: Any, **unused_too: Any) -> None:
-        """Write none: run.json says what a run was, and TRL's card would sit beside it."""
-
-    def _send_telemetry(self) -> None:
-        """Send nothing: whoever trains here has not been asked."""
-
     def _head_fits(self, labels: torch.Tensor) -> bool:
         if labels.device.type != "cpu" or self.aux_loss_enabled:
             return False
@@ -127,10 +144,6 @@ class SupervisedTrainer(SFTTrainer):
         model: Any = self.model
         vocabulary = model.config.get_text_config().vocab_size
         return bool(labels.shape[0] * columns * vocabulary <= _MOST_LOGITS)
-
-    def _check_finite(self, loss: torch.Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise not_finite("loss", loss.item(), self.state.global_step + 1)
 
 
 def trained_loss(model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
