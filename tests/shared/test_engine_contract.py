@@ -94,7 +94,7 @@ FAULTS = {
     ),
     "what_is_wrong_is_told_to_every_reader": asked_otherwise(adapter=None),
     "recent_has_each_request_with_its_result": {"recent": lambda self: ()},
-    "an_event_loop_turns_while_answers_come": read_otherwise(__aiter__=blocking),
+    "an_event_loop_turns_while_an_answer_comes": read_otherwise(__aiter__=blocking),
     "cancelling_a_task_cancels_its_answer": read_otherwise(aresult=waiting),
     "closing_ends_one_engine_and_no_other": {"close": lambda self: None},
     "adapters_come_and_go_by_name": {"detach": lambda self, name: None},

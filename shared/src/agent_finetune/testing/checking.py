@@ -84,13 +84,8 @@ def whole(pieces: Sequence[Delta]) -> Result:
     return result
 
 
-async def longest_pause() -> float:
-    """Seconds for which the event loop did not turn, at most, until the task is cancelled."""
-    longest, before = 0.0, time.perf_counter()
-    try:
-        while True:
-            await asyncio.sleep(0.005)
-            now = time.perf_counter()
-            longest, before = max(longest, now - before), now
-    except asyncio.CancelledError:
-        return max(longest, time.perf_counter() - before)
+async def take_turns(turns: list[float]) -> None:
+    """Note the time whenever the event loop turns, in seconds, until the task is cancelled."""
+    while True:
+        turns.append(time.perf_counter())
+        await asyncio.sleep(0.002)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 from agent_finetune.contracts import Delta, Engine, Generation, Request
 from agent_finetune.errors import ConfigError, ContextError, EngineError, ModelError
@@ -23,12 +25,14 @@ from agent_finetune.testing.checking import (
     PATIENCE,
     EngineCase,
     holds,
-    longest_pause,
     raises,
     said,
     same,
+    take_turns,
     whole,
 )
+
+Use = Callable[[Generation], Coroutine[Any, Any, None]]
 
 _BLOCKED = 2.0
 """Seconds that an event loop may stand still on a machine that others use as well."""
@@ -172,30 +176,29 @@ def recent_has_each_request_with_its_result(case: EngineCase) -> None:
         same("times", times, sorted(times))
 
 
-def an_event_loop_turns_while_answers_come(case: EngineCase) -> None:
-    """Two tasks of one loop read two answers at the same time, and a third task is never late."""
-    order: list[int] = []
+def an_event_loop_turns_while_an_answer_comes(case: EngineCase) -> None:
+    """Another task of the loop gets its turn between the pieces, and never late."""
 
-    async def read(engine: Engine, number: int) -> list[Delta]:
-        pieces = []
+    async def read(engine: Engine, turns: list[float]) -> tuple[list[Delta], int]:
+        pieces: list[Delta] = []
+        before = 0
         async for piece in engine.stream(replace(case.request, max_new_tokens=200)):
+            before = before if pieces else len(turns)
             pieces.append(piece)
-            order.append(number)
-        return pieces
+        return pieces, len(turns) - before
 
-    async def talk(engine: Engine) -> tuple[list[list[Delta]], float]:
-        watch = asyncio.create_task(longest_pause())
-        both = await asyncio.gather(read(engine, 0), read(engine, 1))
-        watch.cancel()
-        return list(both), await watch
+    async def talk(engine: Engine) -> tuple[list[Delta], int, float]:
+        turns: list[float] = []
+        other = asyncio.create_task(take_turns(turns))
+        pieces, between = await read(engine, turns)
+        other.cancel()
+        pauses = [after - before for before, after in pairwise([*turns, time.perf_counter()])]
+        return pieces, between, max(pauses, default=0.0)
 
     with closing(case.open()) as engine:
-        both, pause = asyncio.run(talk(engine))
-    for pieces in both:
-        whole(pieces)
-    begun = max(order.index(0), order.index(1))
-    ended = len(order) - 1 - max(order[::-1].index(0), order[::-1].index(1))
-    holds(begun < ended, "one answer came whole before the other began")
+        pieces, between, pause = asyncio.run(talk(engine))
+    whole(pieces)
+    holds(between > 0, "the event loop did not turn between the first piece and the last")
     holds(pause < _BLOCKED, f"the event loop stood still for {pause:.1f} s")
 
 
@@ -206,22 +209,21 @@ def cancelling_a_task_cancels_its_answer(case: EngineCase) -> None:
         async for _ in generation:
             pass
 
-    async def cancel(engine: Engine) -> list[Generation]:
-        generations = [engine.stream(case.endless) for _ in range(2)]
-        tasks = [
-            asyncio.create_task(read(generations[0])),
-            asyncio.create_task(generations[1].aresult()),
-        ]
-        for generation in generations:
-            await anext(aiter(generation))
-        for task in tasks:
-            task.cancel()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-        same("ends of the tasks", [type(end) for end in ends], [asyncio.CancelledError] * 2)
-        return generations
+    async def wait(generation: Generation) -> None:
+        await generation.aresult()
+
+    async def cancel(engine: Engine, use: Use) -> Generation:
+        generation = engine.stream(case.endless)
+        task = asyncio.create_task(use(generation))
+        await anext(aiter(generation))
+        task.cancel()
+        ends = await asyncio.gather(task, return_exceptions=True)
+        same("how the task ended", type(ends[0]), asyncio.CancelledError)
+        return generation
 
     with closing(case.open()) as engine:
-        for generation in asyncio.run(cancel(engine)):
+        for use in (read, wait):
+            generation = asyncio.run(cancel(engine, use))
             same("finish", generation.result(PATIENCE).finish, "cancelled")
 
 
@@ -277,7 +279,7 @@ ENGINE_CONTRACT: tuple[Callable[[EngineCase], None], ...] = (
     waiting_may_end_before_the_answer_does,
     what_is_wrong_is_told_to_every_reader,
     recent_has_each_request_with_its_result,
-    an_event_loop_turns_while_answers_come,
+    an_event_loop_turns_while_an_answer_comes,
     cancelling_a_task_cancels_its_answer,
     closing_ends_one_engine_and_no_other,
     adapters_come_and_go_by_name,
