@@ -161,6 +161,20 @@ def as_messages(value: object, what: str = "messages") -> tuple[Message, ...]:
     return tuple(as_message(item, f"{what}[{index}]") for index, item in enumerate(items))
 
 
+def as_turns(value: object, what: str, role: Role) -> tuple[Message, ...]:
+    """A text said by `role`, a message, a list of messages, or a JSON string of such a list.
+
+    Raises:
+        DataError: It is something else; `what` names it.
+    """
+    if isinstance(value, str):
+        messages = _messages_in(value)
+        if messages is None:
+            return (Message(role=role, text=value),)
+        return as_messages(messages, what)
+    return as_messages([value] if isinstance(value, Mapping) else value, what)
+
+
 def as_example(
     row: Row, messages: Sequence[Message], tools: tuple[Mapping[str, Any], ...] = ()
 ) -> Example:
@@ -214,12 +228,7 @@ def missing_key(row: Row, key: str) -> str:
 def _turns(row: Row, key: str, role: Role) -> tuple[Message, ...]:
     if key not in row.data:
         raise DataError(missing_key(row, key))
-    value = row.data[key]
-    if isinstance(value, str):
-        value = _messages_in(value)
-        if value is None:
-            return (Message(role=role, text=row.data[key]),)
-    return as_messages([value] if isinstance(value, Mapping) else value, key)
+    return as_turns(row.data[key], key, role)
 
 
 def _messages_in(text: str) -> list[Any] | None:
