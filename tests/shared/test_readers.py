@@ -113,10 +113,14 @@ def test_a_format_name_that_nobody_knows_is_refused_with_the_known_ones(jsonl):
         {"prompt": "q", "chosen": "a", "rejected": "b"},
         {"prompt": "q", "completion": "a", "label": False},
         {"messages": MESSAGES, "rejected": "b"},
+        {"messages": MESSAGES, "rejected_response": "b"},
+        {"messages": MESSAGES, "label": False},
     ],
 )
 def test_preferences_are_not_mistaken_for_things_to_say(jsonl, row):
-    with pytest.raises(DataError, match="good and bad answers; such data cannot be read yet"):
+    with pytest.raises(
+        DataError, match=r"good and bad answers; that is feedback, .*read_feedback_file"
+    ):
         read(jsonl(row))
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from agent_finetune.config import BadRowPolicy
 from agent_finetune.contracts import Exchange
 from agent_finetune.errors import DataError
-from agent_finetune.feedback.finding import Finder, Found, Lookup
+from agent_finetune.feedback.finding import Finder, Lookup
+from agent_finetune.feedback.placing import Placed, place
 from agent_finetune.feedback.shapes import (
     About,
     Demonstration,
@@ -25,8 +26,6 @@ from agent_finetune.feedback.shapes import (
 from agent_finetune.feedback.traces import Turns, context, part, steps
 from agent_finetune.feedback.words import answer_key, prompt_key, says
 from agent_finetune.records import BadRow, Example, Message, Preference, Verdict
-
-Tools = tuple[Mapping[str, Any], ...]
 
 
 def align(
@@ -64,14 +63,14 @@ def align(
             trace cannot be cut; the item's index is named.
     """
     finder = Finder(log, thread, tools=tools, more=more, ignoring=ignoring)
-    aligner = _Aligner(finder, ignoring, threshold, alone=len(shapes) == 1)
-    rewarded: list[tuple[Reward, _Placed]] = []
+    aligner = _Aligner(finder, ignoring, threshold)
+    rewarded: list[tuple[Reward, Placed]] = []
     for shape in shapes:
         if isinstance(shape, BadRow):
             aligner.dropped.append(shape)
             continue
         try:
-            placed = aligner.place(shape)
+            placed = place(shape, finder, alone=len(shapes) == 1)
             if isinstance(shape, Reward):
                 rewarded.append((shape, placed))
             else:
@@ -83,19 +82,6 @@ def align(
     return aligner.learning()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Placed:
-    """Where an item belongs, and its answers in the model's own words where it said them."""
-
-    prompt: Turns
-    tools: Tools
-    answer: Turns
-    """Chosen of a pair, else the answer that is judged or shown."""
-    rejected: Turns
-    id: str
-    where: PromptSource
-
-
 @dataclass(slots=True)
 class _Aligner:
     """Collects records while items are put to their answers, one after the other."""
@@ -103,8 +89,6 @@ class _Aligner:
     finder: Finder
     ignoring: Sequence[str]
     threshold: float | None
-    alone: bool
-    """Whether there is one item only, which may then be about the last answer."""
     preferences: list[Preference] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     demonstrations: list[Example] = field(default_factory=list)
@@ -127,38 +111,7 @@ class _Aligner:
             raise DataError(f"{about.source}: {reason}")
         self.dropped.append(BadRow(source=about.source, reason=reason))
 
-    def place(self, shape: Shape) -> _Placed:
-        """Find what an item is about.
-
-        Raises:
-            DataError: It is not there, or could be in several places.
-        """
-        about, answer = shape.about, (shape.chosen if isinstance(shape, Pair) else shape.answer)
-        rejected = shape.rejected if isinstance(shape, Pair) else None
-        if about.prompt is not None:
-            if answer is None:
-                raise DataError("has a prompt and no answer")
-            return _Placed(
-                prompt=about.prompt,
-                tools=about.tools,
-                answer=answer,
-                rejected=rejected or (),
-                id=about.id,
-                where="given",
-            )
-        found = self._find(shape, answer, rejected)
-        if isinstance(shape, Pair) and rejected is None:
-            rejected = (found.answer,)
-        return _Placed(
-            prompt=found.prompt,
-            tools=found.tools,
-            answer=(found.answer,) if answer is None else self._said(answer, found.answer),
-            rejected=self._said(rejected or (), found.answer),
-            id=about.id or found.id,
-            where=found.where,
-        )
-
-    def add(self, shape: Pair | Thumb | Demonstration, placed: _Placed) -> None:
+    def add(self, shape: Pair | Thumb | Demonstration, placed: Placed) -> None:
         """Make the records of an item.
 
         Raises:
@@ -172,7 +125,7 @@ class _Aligner:
             self._show(shape.about, context(placed.prompt), placed.answer, placed)
         self.sources[placed.where] += 1
 
-    def rank(self, group: Sequence[tuple[Reward, _Placed]], on_bad: BadRowPolicy) -> None:
+    def rank(self, group: Sequence[tuple[Reward, Placed]], on_bad: BadRowPolicy) -> None:
         """The best of the rewarded answers to a prompt, against each that is worse.
 
         Where none is worse, each answer is good or bad by the threshold.
@@ -194,7 +147,7 @@ class _Aligner:
                 pair = replace(placed, answer=best_placed.answer, rejected=placed.answer)
                 self._try(Pair(about=reward.about, chosen=(), rejected=()), pair, on_bad)
 
-    def _by_threshold(self, reward: Reward, placed: _Placed, on_bad: BadRowPolicy) -> None:
+    def _by_threshold(self, reward: Reward, placed: Placed, on_bad: BadRowPolicy) -> None:
         if self.threshold is None:
             reason = (
                 f"reward is {reward.value}, and no other answer to its prompt has another; give "
@@ -205,35 +158,13 @@ class _Aligner:
         good = reward.value >= self.threshold
         self._try(Thumb(about=reward.about, good=good, answer=None), placed, on_bad)
 
-    def _try(self, shape: Pair | Thumb, placed: _Placed, on_bad: BadRowPolicy) -> None:
+    def _try(self, shape: Pair | Thumb, placed: Placed, on_bad: BadRowPolicy) -> None:
         try:
             self.add(shape, placed)
         except DataError as error:
             self.refuse(shape.about, str(error), on_bad)
 
-    def _find(self, shape: Shape, answer: Turns | None, rejected: Turns | None) -> Found:
-        about = shape.about
-        if about.id:
-            return self.finder.by_id(about.id)
-        if about.turn is not None:
-            return self.finder.by_turn(about.turn)
-        correction = isinstance(shape, Pair) and rejected is None
-        for side in () if correction else (rejected, answer):
-            if side and (found := self.finder.by_answer(side[0])):
-                return found
-        judged = isinstance(shape, Thumb | Reward) and answer is not None
-        if self.alone and not judged:
-            return self.finder.last()
-        told = "what it judges was not said" if judged else "which answer it is about is not said"
-        raise DataError(f"{told}; give an id, a turn or a prompt")
-
-    def _said(self, turns: Turns, answer: Message) -> Turns:
-        """The same turns, the first as the model said it when it says the same."""
-        if turns and self.finder.same(turns[0], answer):
-            return (answer, *turns[1:])
-        return turns
-
-    def _prefer(self, about: About, placed: _Placed) -> None:
+    def _prefer(self, about: About, placed: Placed) -> None:
         parting = part(placed.prompt, placed.answer, placed.rejected)
         chosen, rejected = parting.chosen, parting.rejected
         if not says(chosen):
@@ -256,8 +187,8 @@ class _Aligner:
             before = context((*parting.prompt, chosen))
             self._show(about, before, parting.later, placed)
 
-    def _judge(self, about: About, good: bool, placed: _Placed) -> None:
-        answers = [(p, turn) for p, turn in steps(placed.prompt, placed.answer)]
+    def _judge(self, about: About, good: bool, placed: Placed) -> None:
+        answers = list(steps(placed.prompt, placed.answer))
         if good:
             answers = [(prompt, turn) for prompt, turn in answers if says(turn)]
         elif len(answers) > 1:
@@ -276,7 +207,7 @@ class _Aligner:
             for prompt, turn in answers
         ]
 
-    def _show(self, about: About, before: Turns, answer: Turns, placed: _Placed) -> None:
+    def _show(self, about: About, before: Turns, answer: Turns, placed: Placed) -> None:
         turns = tuple(
             self.finder.exact(before + answer[:i], placed.tools, turn)
             for i, turn in enumerate(answer)
@@ -286,14 +217,14 @@ class _Aligner:
         )
 
 
-def _same(one: _Placed, other: _Placed) -> bool:
+def _same(one: Placed, other: Placed) -> bool:
     return [*map(answer_key, one.answer)] == [*map(answer_key, other.answer)]
 
 
 def _by_prompt(
-    rewarded: Sequence[tuple[Reward, _Placed]],
-) -> Iterable[list[tuple[Reward, _Placed]]]:
-    groups: dict[Hashable, list[tuple[Reward, _Placed]]] = {}
+    rewarded: Sequence[tuple[Reward, Placed]],
+) -> Iterable[list[tuple[Reward, Placed]]]:
+    groups: dict[Hashable, list[tuple[Reward, Placed]]] = {}
     for reward, placed in rewarded:
         groups.setdefault(prompt_key(placed.prompt, placed.tools), []).append((reward, placed))
     return groups.values()

@@ -158,12 +158,12 @@ class Finder:
         self, prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]], answer: Message
     ) -> Message:
         """The answer with its ids, when it is in the log behind the same prompt."""
-        if answer.generation or answer.role != "assistant":
+        if answer.generation or answer.role != "assistant" or not self._log.exchanges:
             return answer
-        key, asked = answer_key(answer), prompt_key(prompt, tools)
+        asked = prompt_key(prompt, tools)
         for exchange in self._log.by_text(answer.text.strip()):
             found = _found(exchange, "log")
-            if answer_key(found.answer) == key and _key(found) == asked:
+            if answer_key(found.answer) == answer_key(answer) and _key(found) == asked:
                 answer = replace(found.answer, trained=answer.trained)
         return answer
 

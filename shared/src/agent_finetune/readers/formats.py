@@ -18,6 +18,8 @@ from agent_finetune.readers.rows import convert
 from agent_finetune.readers.sharegpt import read_sharegpt
 from agent_finetune.records import Example, Row
 
+BAD_SIDES = frozenset(("rejected", "rejected_response", "non_preferred_output"))
+"""Keys under which preference data holds what not to say."""
 LOOKED_AT = 20
 """Rows from which the format is found."""
 
@@ -49,7 +51,8 @@ def _has_turns(row: Mapping[str, Any], keys: Iterable[str], speaker: str) -> boo
 
 def _is_preference(row: Mapping[str, Any]) -> bool:
     """Rows that also hold what not to say; training on them as they are would teach it."""
-    return "rejected" in row or ("completion" in row and isinstance(row.get("label"), bool))
+    judged = "completion" in row or "messages" in row
+    return not BAD_SIDES.isdisjoint(row) or (judged and isinstance(row.get("label"), bool))
 
 
 FORMATS: tuple[Format, ...] = (
@@ -137,7 +140,10 @@ def _unknown(source: Source, parsed: list[Row]) -> str:
         first = source.rows[0]
         return f"{first.source}: {first.problem}"
     if all(_is_preference(row.data) for row in parsed):
-        return f"{source.name}: rows hold good and bad answers; such data cannot be read yet"
+        return (
+            f"{source.name}: rows hold good and bad answers; that is feedback, which "
+            "agent_finetune.feedback.read_feedback_file reads"
+        )
     keys = dict.fromkeys(key for row in parsed for key in row.data)
     known = ", ".join(names())
     return (
