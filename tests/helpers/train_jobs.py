@@ -7,7 +7,7 @@ from dataclasses import replace
 from agent_finetune import testing
 from agent_finetune.config import AdapterConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, TrainJob
-from agent_finetune.records import Tokens
+from agent_finetune.records import PairTokens, Tokens, VerdictTokens
 from agent_finetune.train import history
 
 
@@ -26,6 +26,38 @@ def tokens(count, seed=0, shortest=6, longest=20):
             )
         )
     return tuple(rows)
+
+
+def pairs(count, seed=0):
+    """Pairs of random ids, which no text is tokenized to."""
+    draw = random.Random(seed)
+    return tuple(
+        PairTokens(
+            prompt=ids(draw, 3, 8),
+            chosen=ids(draw, 2, 6),
+            rejected=ids(draw, 2, 6),
+            source=f"pairs.jsonl:{index + 1}",
+        )
+        for index in range(count)
+    )
+
+
+def verdicts(count, seed=0, bad_every=3):
+    """Judged answers of random ids; every third is bad."""
+    draw = random.Random(seed)
+    return tuple(
+        VerdictTokens(
+            prompt=ids(draw, 3, 8),
+            completion=ids(draw, 2, 6),
+            good=bool((index + 1) % bad_every),
+            source=f"verdicts.jsonl:{index + 1}",
+        )
+        for index in range(count)
+    )
+
+
+def ids(draw, shortest, longest):
+    return tuple(draw.randint(10, 300) for _ in range(draw.randint(shortest, longest)))
 
 
 def loaded(folder="tiny", *, dtype="float32", **config):
