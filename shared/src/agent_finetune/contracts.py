@@ -221,7 +221,7 @@ class Request:
             raise ConfigError(f"top_p is {self.top_p!r}; it must lie above 0, up to 1")
         if isinstance(self.stop, str) or not all(self.stop):
             raise ConfigError(f"stop is {self.stop!r}; it must be a list of strings, none empty")
-        names = [str(tool["function"]["name"]) for tool in self.tools]
+        names = [_tool_name(tool, place) for place, tool in enumerate(self.tools)]
         if self.tool_choice not in ("auto", "none", *(names and ["required"]), *names):
             raise ConfigError(
                 f"tool_choice is {self.tool_choice!r}; legal are auto, none, and with tools "
@@ -229,6 +229,17 @@ class Request:
             )
         if self.schema is not None and self.tool_choice not in ("auto", "none"):
             raise ConfigError("a request has a schema and a forced tool; give one of the two")
+
+
+def _tool_name(tool: Mapping[str, Any], place: int) -> str:
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"tools[{place}] is {tool!r}; it must be "
+            "{'type': 'function', 'function': {'name': ..., 'parameters': {...}}}"
+        )
+    return name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -354,9 +365,10 @@ class Engine(Protocol):
     def attach(self, name: str, folder: Path) -> str:
         """Make an adapter speak under a name, and answer its revision.
 
-        A name that is taken passes to the new adapter; answers under way finish on the old one.
-        A folder of versions (`agent_finetune.versions`) is followed: requests are answered by the
-        version that is current when they come, and by the base while there is none.
+        Names belong to the weights: engines that share these share names. A name that is taken
+        passes to the new adapter; answers under way finish on the old one. A folder of versions
+        (`agent_finetune.versions`) is followed: requests are answered by the version that is
+        current when they come, and by the base while there is none.
 
         Raises:
             ModelError: It is no adapter for this base.
@@ -384,7 +396,10 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel this engine's answers and give up its hold on the weights. Twice is fine."""
+        """Give up the hold on the weights; twice is fine.
+
+        Answers of this engine that have begun are cancelled, others fail.
+        """
         ...
 
 
