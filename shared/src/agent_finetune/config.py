@@ -31,7 +31,12 @@ def _check_choice(name: str, value: object, legal: Iterable[object]) -> None:
         raise ConfigError(f"{name} is {value!r}; legal values are {', '.join(map(str, choices))}")
 
 
-def _check_at_least(name: str, value: float, least: float) -> None:
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Refuse a number below `least`, and what is no number.
+
+    Raises:
+        ConfigError: It is.
+    """
     if not value >= least:  # also refuses NaN
         raise ConfigError(f"{name} is {value!r}; it must be at least {least}")
 
@@ -98,7 +103,7 @@ class DataConfig:
         if not 0 <= self.eval_share <= 0.9:
             raise ConfigError(f"eval_share is {self.eval_share!r}; it must lie between 0 and 0.9")
         if self.max_length is not None:
-            _check_at_least("max_length", self.max_length, 8)
+            check_at_least("max_length", self.max_length, 8)
         if not self.sections:
             raise ConfigError(f"sections is empty; legal are {', '.join(Section)}")
         for section in self.sections:
@@ -121,7 +126,7 @@ class AdapterConfig:
     """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
 
     def __post_init__(self) -> None:
-        _check_at_least("rank", self.rank, 1)
+        check_at_least("rank", self.rank, 1)
         if not self.alpha > 0:
             raise ConfigError(f"alpha is {self.alpha!r}; it must be greater than 0")
         if not 0 <= self.dropout < 1:
@@ -199,12 +204,12 @@ class TrainConfig:
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup is {self.warmup!r}; it must lie in [0, 1)")
         for name in ("batch_size", "gradient_accumulation", "log_steps", "keep_checkpoints"):
-            _check_at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in ("max_steps", "eval_steps", "save_steps", "patience"):
             if (value := getattr(self, name)) is not None:
-                _check_at_least(name, value, 1)
+                check_at_least(name, value, 1)
         for name in ("weight_decay", "sft_weight", "eval_generate", "seed"):
-            _check_at_least(name, getattr(self, name), 0)
+            check_at_least(name, getattr(self, name), 0)
         if not self.max_grad_norm > 0:
             raise ConfigError(f"max_grad_norm is {self.max_grad_norm!r}; it must be above 0")
         if not self.beta > 0:

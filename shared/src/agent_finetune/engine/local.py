@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ from agent_finetune.models.adapter_folders import with_base
 from agent_finetune.records import Message
 
 if TYPE_CHECKING:
+    from agent_finetune.engine.updating import UpdateConfig, UpdateReport
     from agent_finetune.engine.worker import Worker
+    from agent_finetune.feedback import Learning
 
 
 class LocalEngine:
@@ -82,6 +84,48 @@ class LocalEngine:
     def adapters(self) -> Mapping[str, str]:
         """See `contracts.Engine`."""
         return self._worker().call(lambda served: served.names())
+
+    def update(
+        self,
+        name: str,
+        learning: Learning,
+        *,
+        store: Path,
+        config: UpdateConfig | None = None,
+        trusted: Learning | None = None,
+        on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> UpdateReport:
+        """Learn from feedback, and let a name speak with what was learned if it passes the gate.
+
+        Training runs in a process of its own, beside the model that serves where both fit, else
+        the model is away until it is done. Blocks; answers go on meanwhile.
+
+        Args:
+            name: Adapter name; its versions are in `store`, and it follows them from now on.
+            learning: What `feedback.align` made.
+            store: Folder of all adapters (`versions.Versions`).
+            config: How to learn, and what the gate demands.
+            trusted: Held-out feedback with labels that are surely right; the update must not
+                make the model worse on it.
+            on_progress: Gets each line of the training history as it is written.
+
+        Raises:
+            BusyError: Another update of this name is under way.
+            DataError: There is nothing to learn from.
+            TrainError: Training failed; everything stands as it was.
+        """
+        from agent_finetune.engine.updating import UpdateConfig, update
+
+        return update(
+            self._worker(),
+            name,
+            learning,
+            store=Path(store),
+            config=config or UpdateConfig(),
+            settings=self._settings,
+            trusted=trusted,
+            on_progress=on_progress,
+        )
 
     def recent(self) -> Sequence[Exchange]:
         """See `contracts.Engine`."""

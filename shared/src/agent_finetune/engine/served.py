@@ -138,6 +138,10 @@ class Served:
         del self._voices[name]
         self._stale = True
 
+    def revision_of(self, name: str) -> str:
+        """What answers under a name are made with; the base's where nobody has the name."""
+        return self._voices.get(name, self.base).revision
+
     def names(self) -> Mapping[str, str]:
         """Attached names, each with its revision."""
         return {name: voice.revision for name, voice in self._voices.items()}

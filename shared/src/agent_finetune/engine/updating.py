@@ -1,0 +1,336 @@
+"""A guarded update: training beside the live model, the gate, and only then another version.
+
+Whatever fails, is rejected or is killed on the way leaves model, revision and answers as they
+were: a version is on disk whole or not at all, and one pointer says which one speaks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from filelock import FileLock, Timeout
+
+from agent_finetune.config import AdapterConfig, TrainConfig
+from agent_finetune.contracts import Request, Settings
+from agent_finetune.engine.generation import LiveGeneration
+from agent_finetune.engine.served import Served
+from agent_finetune.engine.worker import Worker
+from agent_finetune.errors import BusyError, ConfigError, DataError, RenderError, TrainError
+from agent_finetune.feedback import Learning
+from agent_finetune.records import BadRow
+from agent_finetune.render import Renderer
+from agent_finetune.update import fits
+from agent_finetune.update.gate import Check, GateConfig, decide
+from agent_finetune.update.general import base_answers
+from agent_finetune.update.job import ADAPTER, JOB, LOG, OUTCOME, Outcome, Rows, UpdateJob
+from agent_finetune.versions import Versions
+
+Progress: TypeAlias = "Callable[[Mapping[str, Any]], None]"
+
+_POLL = 0.2
+"""Seconds between looks at the process that trains."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateConfig:
+    """How a live agent learns."""
+
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=10, batch_size=4, learning_rate=1e-4)
+    )
+    """Its objective is not looked at: pairs are learned by dpo, verdicts by kto, demonstrations by
+    sft."""
+    lora: AdapterConfig = field(default_factory=AdapterConfig)
+    """For the first version; later ones keep the shape of those before."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    device: str | None = None
+    """Where to train; None is where the model serves."""
+    max_length: int = 2048
+    """Rows of more tokens are dropped, and counted."""
+
+    def __post_init__(self) -> None:
+        if self.train.method != "lora":
+            raise ConfigError(f"method is {self.train.method!r}; a live model learns by lora only")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateReport:
+    """What came of an update."""
+
+    name: str
+    accepted: bool
+    version: int | None
+    """The version that speaks now; None is the base."""
+    revision: str
+    """What answers under this name are made with now."""
+    checks: tuple[Check, ...]
+    labels_checked: bool
+    """Whether a trusted set was given; without one, wrong labels are learned like right ones."""
+    dropped: tuple[BadRow, ...]
+    """What could not be learned from, and why."""
+    stats: Mapping[str, Any]
+    """JSON: log-probabilities before and after, losses, rows, tokens, seconds."""
+
+    def __str__(self) -> str:
+        verdict = "accepted" if self.accepted else "rejected; everything stands as it was"
+        labels = "" if self.labels_checked else "labels not checked: no trusted set was given"
+        lines = [f"update of {self.name!r}: {verdict}", *map(str, self.checks), labels]
+        return "\n".join(line for line in lines if line)
+
+
+def update(
+    worker: Worker,
+    name: str,
+    learning: Learning,
+    *,
+    store: Path,
+    config: UpdateConfig,
+    settings: Settings,
+    trusted: Learning | None,
+    on_progress: Progress | None,
+) -> UpdateReport:
+    """See `LocalEngine.update`."""
+    started = time.monotonic()
+    versions = Versions(store, name)
+    with _alone(versions), versions.begin() as staging:
+        parent = versions.current()
+        before = None if parent is None else versions.adapter_dir(parent)
+        job, dropped = _job(worker, learning, trusted, before, config, settings)
+        job.write(staging)
+        served = worker.call(lambda served: served)
+        room = _room(served, job, config)
+        del served  # or its weights would stay
+        with nullcontext() if room.enough else worker.away():
+            _train(staging, settings, on_progress)
+        outcome = Outcome.read(staging)
+        checks = decide(outcome.before, outcome.after, outcome.base_loss, config.gate)
+        accepted = all(check.passed for check in checks)
+        stats = _stats(job, outcome, checks, room, time.monotonic() - started)
+        number = parent
+        if accepted:
+            _tidy(staging)
+            number = versions.commit(staging, {"parent": parent, **stats})
+            _go_live(worker, name, versions, number)
+    revision = worker.call(lambda served: served.revision_of(name))
+    return UpdateReport(
+        name=name,
+        accepted=accepted,
+        version=number,
+        revision=revision,
+        checks=checks,
+        labels_checked=bool(job.trusted),
+        dropped=dropped,
+        stats={**stats, "revision": revision},
+    )
+
+
+@contextmanager
+def _alone(versions: Versions) -> Iterator[None]:
+    """One update of a name at a time, in all processes."""
+    versions.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(versions.folder / ".update.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"another update of {versions.name!r} is under way") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _job(
+    worker: Worker,
+    learning: Learning,
+    trusted: Learning | None,
+    adapter: Path | None,
+    config: UpdateConfig,
+    settings: Settings,
+) -> tuple[UpdateJob, tuple[BadRow, ...]]:
+    """Feedback as ids, rendered by the tokenizer that serves; and what could not be."""
+    dropped = list(learning.dropped)
+    rows = _rows(worker, learning, config.max_length, dropped)
+    if not rows:
+        reasons = "; ".join(f"{row.source}: {row.reason}" for row in dropped[:3])
+        raise DataError(f"nothing to learn from{': ' if reasons else ''}{reasons}")
+    held_out = Rows() if trusted is None else _rows(worker, trusted, config.max_length, dropped)
+    if trusted is not None and not held_out:
+        raise DataError("the trusted set has nothing in it that can be measured")
+
+    def ask(request: Request) -> LiveGeneration:
+        generation = LiveGeneration()
+        worker.submit(generation, request)
+        return generation
+
+    loaded = worker.call(lambda served: served.loaded)
+    general = base_answers(loaded.digest, ask, settings.cache_dir)
+    model = replace(
+        loaded.config,
+        adapter=None if adapter is None else str(adapter),
+        device=config.device or loaded.device,
+        dtype=loaded.dtype,
+    )
+    job = UpdateJob(
+        model=model,
+        lora=config.lora,
+        train=config.train,
+        rows=rows,
+        trusted=held_out,
+        general=tuple(general),
+    )
+    return job, tuple(dropped)
+
+
+def _rows(worker: Worker, learning: Learning, longest: int, dropped: list[BadRow]) -> Rows:
+    """Render on the engine's thread, one item at a time, so that answers go on between them."""
+
+    def rendered(items: Sequence[Any], how: Callable[[Renderer, Any], Any]) -> list[Any]:
+        made = []
+        for item in items:
+            where = item.source or item.id or "feedback"
+            try:
+                found = worker.call(lambda served, item=item: how(served.base.renderer, item))
+            except (RenderError, DataError) as error:
+                dropped.append(BadRow(source=where, reason=str(error)))
+                continue
+            lengths = [row.length for row in (found if isinstance(found, tuple) else (found,))]
+            if max(lengths) > longest:
+                reason = f"{max(lengths)} tokens; the most is {longest}"
+                dropped.append(BadRow(source=where, reason=reason))
+                continue
+            made.append((item, found))
+        return made
+
+    demonstrated = rendered(learning.demonstrations, lambda renderer, item: renderer.rows(item))
+    steps = [
+        (step.prompt, step.ids)
+        for item, _ in demonstrated
+        for step in worker.call(lambda served, item=item: served.base.renderer.steps(item))
+    ]
+    return Rows(
+        pairs=tuple(row for _, row in rendered(learning.preferences, Renderer.pair)),
+        verdicts=tuple(row for _, row in rendered(learning.verdicts, Renderer.verdict)),
+        demonstrations=tuple(row for _, rows in demonstrated for row in rows),
+        demonstrated=tuple(steps),
+    )
+
+
+def _room(served: Served, job: UpdateJob, config: UpdateConfig) -> fits.Room:
+    model = served.loaded.model
+    linear = sum(
+        sum(module.weight.shape)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    )
+    rows = [row for _, rows in job.rows.phases for row in rows]
+    longest = max(row.length for row in rows)
+    return fits.estimate(
+        model,
+        trained=config.lora.rank * linear,
+        tokens=2 * config.train.batch_size * longest,
+        device=torch.device(job.model.device),
+    )
+
+
+def _train(staging: Path, settings: Settings, on_progress: Progress | None) -> None:
+    """Run the process that trains, and tell how far it is.
+
+    Raises:
+        TrainError: It failed; the last of what it said is in the message.
+    """
+    token = settings.hub_token.reveal() if settings.hub_token else None
+    told = {
+        "token": token,
+        "offline": settings.offline,
+        "cache_dir": str(settings.cache_dir),
+    }
+    command = [sys.executable, "-m", "agent_finetune.cli.updating", str(staging)]
+    with (staging / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        process.stdin.flush()
+        seen = 0
+        while process.poll() is None:
+            time.sleep(_POLL)
+            seen = _tell(staging, seen, on_progress)
+        _tell(staging, seen, on_progress)
+    except BrokenPipeError:
+        process.wait()  # it failed before it read; the log says why
+    finally:
+        process.kill()  # does nothing when it has ended
+        process.wait()
+        process.stdin.close()
+    if process.returncode != 0 or not (staging / OUTCOME).is_file():
+        lines = (staging / LOG).read_text("utf-8", errors="replace").strip().splitlines()
+        said = " ".join(lines[-1:])[-500:] or "it said nothing"
+        raise TrainError(f"training ended with code {process.returncode}: {said}")
+
+
+def _tell(staging: Path, seen: int, on_progress: Progress | None) -> int:
+    """Hand on the lines of the histories that have come; answers how many there are."""
+    if on_progress is None:
+        return seen
+    lines = [
+        {"objective": objective, **json.loads(line)}
+        for objective in ("sft", "kto", "dpo")
+        if (path := staging / objective / "history.jsonl").is_file()
+        for line in path.read_text("utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+    for line in lines[seen:]:
+        on_progress(line)
+    return len(lines)
+
+
+def _stats(
+    job: UpdateJob,
+    outcome: Outcome,
+    checks: Sequence[Check],
+    room: fits.Room,
+    seconds: float,
+) -> dict[str, Any]:
+    """What a version keeps: numbers, and where its data came from; no words of it."""
+    return {
+        "checks": [asdict(check) for check in checks],
+        "before": asdict(outcome.before),
+        "after": asdict(outcome.after),
+        "base_loss": outcome.base_loss,
+        "training": list(outcome.phases),
+        "trained_on": [row.source for _, rows in job.rows.phases for row in rows],
+        "labels": "checked on a trusted set" if job.trusted else "not checked",
+        "memory": str(room),
+        "train": asdict(job.train),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _tidy(staging: Path) -> None:
+    """Keep the adapter and the losses; the job holds what people said, and goes."""
+    for name in (JOB, OUTCOME, LOG):
+        (staging / name).unlink()
+    for objective in ("sft", "kto", "dpo"):
+        for name in ("checkpoints", ADAPTER):
+            shutil.rmtree(staging / objective / name, ignore_errors=True)
+
+
+def _go_live(worker: Worker, name: str, versions: Versions, number: int) -> None:
+    """Read the new version while the old one speaks, then flip the pointer."""
+    tried = f"{name} (version {number})"
+    worker.attach(tried, versions.adapter_dir(number))
+    versions.use(number)
+    worker.attach(name, versions.folder)
+    worker.detach(tried)
