@@ -189,3 +189,76 @@ def test_examples_without_tools_are_held_out_one_by_one():
 def test_one_family_of_tools_cannot_be_split():
     with pytest.raises(DataError, match="smallest group that shares its tools has 10"):
         job.hold_out_share(examples(10, tools=[tool("a")]), share=0.2, seed=0)
+
+
+# Feedback
+
+
+def feedback_file(tmp_path):
+    """Four pairs, two verdicts, a demonstration."""
+    ask = [{"role": "user", "content": "What is the weather?"}]
+    rows = [
+        {"prompt": ask, "chosen": f"Sunny {index}.", "rejected": f"No idea {index}."}
+        for index in range(4)
+    ]
+    rows += [
+        {"prompt": ask, "completion": "It rains.", "label": True},
+        {"prompt": ask, "completion": "Who cares?", "label": False},
+        {"messages": [*ask, {"role": "assistant", "content": "Snow."}]},
+    ]
+    path = tmp_path / "feedback.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(("objective", "rows"), [("dpo", 4), ("kto", 10)])
+def test_feedback_in_a_file_is_trained(model, tmp_path, objective, rows):
+    said = []
+    asked = config(model, feedback_file(tmp_path), tmp_path / "out", objective=objective)
+    assert run(asked, tmp_path, said).steps == 2
+    recorded = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert recorded["data"]["train"] == {"rows": rows, "too_long": 0, "not_expressible": 0}
+    assert recorded["data"]["digest"] == recorded["must_stay"]["training rows"]
+    assert "chat_template" in recorded
+    assert any("4 pairs, 2 verdicts, 1 demonstrations" in line for line in said)
+
+
+def test_feedback_is_held_out_and_what_is_too_long_is_counted(model, tmp_path):
+    data = feedback_file(tmp_path)
+    long = {"prompt": "Why?", "chosen": "because " * 60, "rejected": "No."}
+    data.write_text(data.read_text() + json.dumps(long) + "\n")
+    said = []
+    asked = config(
+        model, data, tmp_path / "out", objective="dpo", eval_data=str(data), max_length=60
+    )
+    result = run(asked, tmp_path, said)
+    assert result.metrics["eval_accuracy"] >= 0
+    assert any("2 records left out: longer than max_length 60" in line for line in said)
+    shared = config(model, data, tmp_path / "shared", objective="dpo", eval_share=0.4)
+    run(shared, tmp_path)
+    recorded = json.loads((tmp_path / "shared" / "run.json").read_text())
+    assert recorded["data"]["train"]["rows"] == 3
+    assert recorded["data"]["eval"]["rows"] == 2
+    with pytest.raises(DataError, match=r"feedback\.jsonl:8: \d+ tokens; at most 60 fit"):
+        run(
+            config(
+                model,
+                data,
+                tmp_path / "error",
+                objective="dpo",
+                max_length=60,
+                overlong="error",
+            ),
+            tmp_path,
+        )
+    with pytest.raises(DataError, match="none of the 5 records can be used: 5 are longer"):
+        run(config(model, data, tmp_path / "none", objective="dpo", max_length=8), tmp_path)
+
+
+def test_feedback_that_does_not_serve_the_objective_is_refused(model, tmp_path):
+    path = tmp_path / "thumbs.jsonl"
+    path.write_text(json.dumps({"prompt": "Hi?", "completion": "Hi.", "label": True}) + "\n")
+    with pytest.raises(DataError, match="objective 'dpo' needs pairs; none found"):
+        run(config(model, path, tmp_path / "out", objective="dpo"), tmp_path)
+    with pytest.raises(ConfigError, match="feedback has no right calls to score"):
+        run(config(model, path, tmp_path / "out", objective="kto", eval_generate=1), tmp_path)

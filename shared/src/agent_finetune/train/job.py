@@ -20,7 +20,8 @@ from agent_finetune.readers import ReadResult
 from agent_finetune.records import BadRow, Example, Tokens
 from agent_finetune.render import Renderer
 from agent_finetune.splits import tool_families
-from agent_finetune.train import folder
+from agent_finetune.train import folder, judged
+from agent_finetune.train.pairs import Rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,11 +71,8 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
     folder.check(out, resume=config.train.resume)
     processes = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
     say = report if processes.is_main_process else _say_nothing
-    data = _read(config.data, config.data.data, settings, say)
-    other = None
-    if config.data.eval_data is not None:
-        other = _read(config.data, config.data.eval_data, settings, say)
-    training, held_out = _split(config, data, other, say)
+    read = _demonstrations if config.train.objective == "sft" else judged.read
+    rows_of = read(config, settings, say)
     loaded = adapters.open_model(_placed(config.model, processes), settings, trainable=True)
     say(f"model: {loaded.resolved.name}, {loaded.dtype} on {loaded.device}")
     if loaded.config.adapter:
@@ -83,19 +81,45 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
     for reason in renderer.adaptation.reasons:
         say(f"chat template: {reason}")
     limit = config.data.max_length or context_length(loaded.model)
-    train = render(renderer, training, config.data, limit)
-    evaluation = render(renderer, held_out, config.data, limit)
-    _tell(say, train, evaluation, limit)
+    rows = rows_of(renderer, limit)
+    template = {
+        "adaptations": list(renderer.adaptation.names),
+        "reasons": list(renderer.adaptation.reasons),
+    }
     job = TrainJob(
         config=config,
         loaded=_as_served(loaded, renderer),
-        train_rows=train.rows,
-        eval_rows=evaluation.rows,
-        eval_examples=evaluation.examples[: config.train.eval_generate],
+        train_rows=rows.train,
+        eval_rows=rows.evaluation,
+        eval_examples=rows.eval_examples[: config.train.eval_generate],
         out=out,
-        facts=_facts(data, other, train, evaluation, renderer, limit),
+        facts={**rows.facts, "chat_template": template},
     )
     return plugins.train_adapter(job)
+
+
+def _demonstrations(
+    config: RunConfig, settings: Settings, say: Callable[[str], None]
+) -> Callable[[Renderer, int], Rows]:
+    """Read what supervised training imitates, and answer what makes rows of it."""
+    data = _read(config.data, config.data.data, settings, say)
+    other = None
+    if config.data.eval_data is not None:
+        other = _read(config.data, config.data.eval_data, settings, say)
+    training, held_out = _split(config, data, other, say)
+
+    def rows(renderer: Renderer, limit: int) -> Rows:
+        train = render(renderer, training, config.data, limit)
+        evaluation = render(renderer, held_out, config.data, limit)
+        _tell(say, train, evaluation, limit)
+        return Rows(
+            train=train.rows,
+            evaluation=evaluation.rows,
+            eval_examples=evaluation.examples,
+            facts=_facts(data, other, train, evaluation, limit),
+        )
+
+    return rows
 
 
 def _say_nothing(_: str) -> None:
@@ -248,7 +272,6 @@ def _facts(
     other: ReadResult | None,
     train: Rendered,
     evaluation: Rendered,
-    renderer: Renderer,
     limit: int,
 ) -> dict[str, Any]:
     read = [data] if other is None else [data, other]
@@ -267,9 +290,5 @@ def _facts(
             "train": train.counts(),
             "eval": evaluation.counts(),
             "bad_rows": [{"source": row.source, "reason": row.reason} for row in bad],
-        },
-        "chat_template": {
-            "adaptations": list(renderer.adaptation.names),
-            "reasons": list(renderer.adaptation.reasons),
         },
     }

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
 
 from agent_finetune.config import Objective
 from agent_finetune.errors import DataError
-from agent_finetune.records import PairTokens, Tokens, VerdictTokens
+from agent_finetune.records import Example, PairTokens, Tokens, VerdictTokens
 
 KINDS: dict[Objective, type] = {"sft": Tokens, "dpo": PairTokens, "kto": VerdictTokens}
 """What the rows of an objective are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """What a run learns from and is measured on, as ids."""
+
+    train: Sequence[Any]
+    evaluation: Sequence[Any]
+    eval_examples: Sequence[Example] = ()
+    """Examples whose tool calls can be generated and scored."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says of them."""
 
 
 def check(objective: Objective, rows: Sequence[Any]) -> None:
