@@ -28,6 +28,7 @@ import argparse
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -57,6 +58,7 @@ MOST_MEMORY = 1.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print tables and bars, write the JSON; 1 when a bar is missed."""
+    start = time.monotonic()
     options = arguments(argv)
     settings = read_settings()
     asked = workload.read(options.data, max(options.turns, options.agents), settings)
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for dtype in ("float32", "bfloat16")
         }
     report = {"settings": describe(options, report.pop("engine")), **report}
+    report["seconds"] = round(time.monotonic() - start)
     found = bars(report)
     report["bars"] = {name: {"passed": passed, "found": text} for name, passed, text in found}
     print(tables(report))
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = options.json or RESULTS / f"live_engine-{report['settings']['device']}.json"
     target.parent.mkdir(exist_ok=True)
     write_json(target, report)
-    print(f"\n{target}")
+    print(f"\n{target}, after {report['seconds']} seconds")
     return 0 if options.no_bars or all(passed for _, passed, _ in found) else 1
 
 

@@ -6,13 +6,14 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import Settings, Usage
+from agent_finetune.records import Message
 from live.ways import Answers, Ask, Live, Plain, opened, tensor_bytes
 from live.workload import Workload
 
@@ -42,22 +43,27 @@ class Task:
             "an_adapter_each": [*names],
         }
         prompts = self.work.agents(self.options.agents, tag)
-        return [Ask(messages=m, adapter=a) for m, a in zip(prompts, by_kind[kind], strict=True)]
+        return [
+            Ask(messages=messages, tools=self.work.tools, adapter=adapter)
+            for messages, adapter in zip(prompts, by_kind[kind], strict=True)
+        ]
 
     def turns(self, tag: str) -> list[Ask]:
         """Every turn of one conversation."""
         numbers = range(1, self.options.turns + 1)
-        return [Ask(messages=self.work.turn(number, tag)) for number in numbers]
+        return [
+            Ask(messages=self.work.turn(number, tag), tools=self.work.tools) for number in numbers
+        ]
 
 
 def speed(task: Task, config: ModelConfig) -> dict[str, Any]:
     """First tokens, agents at once, and memory, in one number format."""
     before = tensor_bytes()
-    with opened(config, task.work.tools, task.settings) as ours:
+    with opened(config, task.settings) as ours:
         info = ours.engine.info()
         found: dict[str, Any] = {"engine": {"device": info.device, "dtype": info.dtype}}
         found["memory"] = _attach_all(task, ours, before)
-        plain = Plain(config, task.work.tools, task.settings)
+        plain = Plain(config, task.settings)
         _warm_up(task, ours, plain)
         found["first_token"] = _first_tokens(task, ours, plain)
         found["agents"] = _agents(task, ours, plain)
@@ -75,7 +81,7 @@ def fidelity(task: Task, config: ModelConfig) -> dict[str, Any]:
     exact = config.dtype == "float32"
     asks = [*task.turns("Fay"), *task.crowd("no_adapter", "Fay")]
     adapted = task.crowd("an_adapter_each", "Fay") if exact else []
-    plain = Plain(config, task.work.tools, task.settings)
+    plain = Plain(config, task.settings)
     alone = plain.answer(asks, tokens)
     found = {}
     if exact:
@@ -87,7 +93,7 @@ def fidelity(task: Task, config: ModelConfig) -> dict[str, Any]:
         batched = plain.answer_batch(asks, tokens, task.options.agents)
         found["padded batches"] = likeness(alone, batched)
     del plain
-    with opened(config, task.work.tools, task.settings) as ours:
+    with opened(config, task.settings) as ours:
         for name, folder in task.folders.items() if exact else ():
             ours.engine.attach(name, folder)
         return {"ours": likeness(alone, ours.answer([*asks, *adapted], tokens)), **found}
@@ -134,9 +140,11 @@ def _attach_all(task: Task, ours: Live, before: int) -> dict[str, Any]:
 
 def _warm_up(task: Task, ours: Live, plain: Plain) -> None:
     """Let both do once what is timed later, on prompts that are of no use to it."""
+    hello = (Message(role="user", text="Hello"),)
     for kind in KINDS:
-        ours.answer(task.crowd(kind, "Wim"), 2)
-    plain.answer(task.crowd("no_adapter", "Wim")[:2], 2)
+        ours.answer([replace(ask, messages=hello, tools=()) for ask in task.crowd(kind, "Wim")], 2)
+    for way in (ours, plain):
+        way.answer(task.crowd("no_adapter", "Wim")[:2], 2)
 
 
 def _first_tokens(task: Task, ours: Live, plain: Plain) -> list[dict[str, Any]]:
@@ -148,8 +156,8 @@ def _first_tokens(task: Task, ours: Live, plain: Plain) -> list[dict[str, Any]]:
         _tell(f"first tokens, conversation {repeat + 1} of {task.options.repeats} ...")
         usage.clear()
         for turn, ask in enumerate(task.turns(f"{ascii_uppercase[repeat % 26]}{repeat}")):
-            theirs[turn].append(plain.first_token(ask.messages))
-            seconds, used = ours.first_token(ask.messages)
+            theirs[turn].append(plain.first_token(ask))
+            seconds, used = ours.first_token(ask)
             mine[turn].append(seconds)
             usage.append(used)
     return [

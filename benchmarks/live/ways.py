@@ -35,6 +35,7 @@ class Ask:
     """One thing to answer."""
 
     messages: Messages
+    tools: Tools = ()
     adapter: str | None = None
 
 
@@ -61,14 +62,13 @@ class Answers:
 class Live:
     """Our engine; all asks at once."""
 
-    def __init__(self, config: ModelConfig, tools: Tools, settings: Settings) -> None:
+    def __init__(self, config: ModelConfig, settings: Settings) -> None:
         self.engine = plugins.open_engine(EngineConfig(model=config, keep_alive=0.0), settings)
-        self._tools = tools
 
-    def first_token(self, messages: Messages) -> tuple[float, Usage]:
+    def first_token(self, ask: Ask) -> tuple[float, Usage]:
         """Seconds to the first token, and how much of the prompt was computed before."""
         start = time.perf_counter()
-        generation = self.engine.stream(self._request(Ask(messages=messages), 1))
+        generation = self.engine.stream(_request(ask, 1))
         next(iter(generation))
         seconds = time.perf_counter() - start
         return seconds, generation.result().usage
@@ -76,7 +76,7 @@ class Live:
     def answer(self, asks: Sequence[Ask], tokens: int) -> Answers:
         """All at once, each by an adapter of its own or the base."""
         start = time.perf_counter()
-        under_way = [self.engine.stream(self._request(ask, tokens)) for ask in asks]
+        under_way = [self.engine.stream(_request(ask, tokens)) for ask in asks]
         results = [generation.result() for generation in under_way]
         seconds = time.perf_counter() - start
         made = [result.message.generation for result in results]
@@ -86,19 +86,13 @@ class Live:
             seconds=seconds,
         )
 
-    def _request(self, ask: Ask, tokens: int) -> Request:
-        return Request(
-            messages=ask.messages, tools=self._tools, adapter=ask.adapter, max_new_tokens=tokens
-        )
-
 
 class Plain:
     """`generate`, by `agent_finetune.generate.complete`, on a model of its own."""
 
-    def __init__(self, config: ModelConfig, tools: Tools, settings: Settings) -> None:
+    def __init__(self, config: ModelConfig, settings: Settings) -> None:
         self._loaded = plugins.load_model(config, settings)
         self._renderer = Renderer(self._loaded.tokenizer)
-        self._tools = tools
         self._adapter: str | None = None
 
     def load_adapters(self, folders: dict[str, Path]) -> None:
@@ -115,9 +109,9 @@ class Plain:
                 model.load_adapter(str(folder), name, autocast_adapter_dtype=False)
         self._loaded = replace(self._loaded, model=model.eval())
 
-    def first_token(self, messages: Messages) -> float:
+    def first_token(self, ask: Ask) -> float:
         """Seconds to the first token."""
-        return self.answer([Ask(messages=messages)], 1).seconds
+        return self.answer([ask], 1).seconds
 
     def answer(self, asks: Sequence[Ask], tokens: int) -> Answers:
         """One after another."""
@@ -164,7 +158,7 @@ class Plain:
     def prompt(self, ask: Ask) -> tuple[int, ...]:
         """Ids of an ask's prompt."""
         said = self._renderer.said_messages(ask.messages)
-        return self._renderer.prompt_ids(said, self._tools)
+        return self._renderer.prompt_ids(said, ask.tools)
 
     def _complete(
         self, prompts: Sequence[tuple[int, ...]], tokens: int, size: int
@@ -183,6 +177,12 @@ class Plain:
         return {*self._renderer.stop_ids, *(own if isinstance(own, list) else [own])} - {None}
 
 
+def _request(ask: Ask, tokens: int) -> Request:
+    return Request(
+        messages=ask.messages, tools=ask.tools, adapter=ask.adapter, max_new_tokens=tokens
+    )
+
+
 def _await(manager: Any, prompts: list[list[int]], tokens: int) -> list[tuple[int, ...]]:
     """Answers of Transformers' continuous batching, in the order of the prompts."""
     names = manager.add_requests(prompts, max_new_tokens=tokens)
@@ -199,9 +199,9 @@ def _await(manager: Any, prompts: list[list[int]], tokens: int) -> list[tuple[in
 
 
 @contextmanager
-def opened(config: ModelConfig, tools: Tools, settings: Settings) -> Iterator[Live]:
+def opened(config: ModelConfig, settings: Settings) -> Iterator[Live]:
     """An engine that is loaded, and unloaded at the end."""
-    live = Live(config, tools, settings)
+    live = Live(config, settings)
     live.engine.info()
     try:
         yield live
