@@ -273,7 +273,7 @@ def test_gradient_checkpointing_changes_no_loss(tmp_path):
 
 def test_many_trained_tokens_go_through_trls_head_to_the_same_losses(tmp_path, monkeypatch):
     train.fit(train_jobs.job(tmp_path / "ours"))
-    monkeypatch.setattr("agent_finetune.train.trainer._MOST_LOGITS", 0)
+    monkeypatch.setattr("agent_finetune.train.trainer.MOST_LOGITS", 0)
     train.fit(train_jobs.job(tmp_path / "trl"))
     assert losses(tmp_path / "trl") == pytest.approx(losses(tmp_path / "ours"), abs=1e-5)
 

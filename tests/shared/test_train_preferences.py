@@ -25,6 +25,7 @@ from agent_finetune.records import Message, PairTokens, Preference, VerdictToken
 from agent_finetune.render import Renderer
 from agent_finetune.train import history, pairs, preference
 from agent_finetune.train.arguments import trainer_config
+from agent_finetune.train.heads import AnswerHead
 
 ROWS = {"dpo": train_jobs.pairs, "kto": train_jobs.verdicts}
 CONSTANT = {"schedule": "constant", "warmup": 0.0}
@@ -249,6 +250,37 @@ def test_kto_follows_a_plain_loop(tmp_path):
     )
     train.fit(asked)
     assert losses(asked.out) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_many_scored_tokens_go_through_trls_head_to_the_same_numbers(
+    tmp_path, objective, monkeypatch
+):
+    train.fit(job(tmp_path / "ours", objective))
+    monkeypatch.setattr("agent_finetune.train.preference.MOST_LOGITS", 0)
+    train.fit(job(tmp_path / "trl", objective))
+    for ours, theirs in zip(
+        *(history.read(tmp_path / name / "history.jsonl") for name in ("ours", "trl")), strict=True
+    ):
+        for key in ("loss", "grad_norm", "chosen", "margin"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-4), key
+
+
+def test_our_head_measures_what_trls_measures(tmp_path):
+    asked = job(tmp_path, "dpo", batch_size=6)
+    trainer = trainer_of(asked, fresh_adapter(asked))
+    (batch,) = trainer.get_train_dataloader()
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours = AnswerHead(trainer.model)(**inputs, labels=labels, fused_lm_head=True)
+        theirs = trainer.model(**inputs, labels=labels, fused_lm_head=True)
+    scored = labels[:, 1:] != -100
+    for name in ("log_probs", "entropy", "mean_logits"):
+        one, other = getattr(ours, name), getattr(theirs, name)
+        assert torch.allclose(one[scored], other[scored], atol=1e-5), name
+        assert not one[~scored].any()
+    assert torch.equal(ours.is_top1[scored], theirs.is_top1[scored])
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])

@@ -19,7 +19,8 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTraine
 from agent_finetune.config import Reference, TrainConfig
 from agent_finetune.contracts import LoadedModel
 from agent_finetune.train import pairs
-from agent_finetune.train.trainer import Housekeeping
+from agent_finetune.train.heads import AnswerHead
+from agent_finetune.train.trainer import MOST_LOGITS, Housekeeping
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,9 +64,27 @@ class Referenced(Housekeeping):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        answer: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        """TRL's loss; on a CPU the head runs where answers are scored (see `heads`)."""
+        head: Any = model if return_outputs or not self._head_fits(inputs) else AnswerHead(model)
+        answer: Any = super().compute_loss(head, inputs, return_outputs, num_items_in_batch)
         self.check_finite(answer[0] if return_outputs else answer)
         return answer
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
+        """As TRL's, through the same head as the loss."""
+        trainer: Any = super()
+        return trainer.compute_ref_log_probs(
+            AnswerHead(model) if self._head_fits(inputs) else model, inputs
+        )
+
+    def _head_fits(self, inputs: Any) -> bool:
+        trainer: Any = self
+        masks = [inputs[key] for key in ("completion_mask", "KL_completion_mask") if key in inputs]
+        if masks[0].device.type != "cpu" or trainer.aux_loss_enabled:
+            return False
+        columns = max(mask.shape[0] * int(mask.any(0).sum()) for mask in masks)
+        vocabulary = trainer.model.config.get_text_config().vocab_size
+        return bool(columns * vocabulary <= MOST_LOGITS)
 
     def _prepare_dataset(self, dataset: Dataset, *unused: Any) -> Dataset:
         """Leave our ids as they are."""

@@ -22,7 +22,7 @@ from agent_finetune.collate import IGNORED
 from agent_finetune.errors import TrainError
 from agent_finetune.records import Tokens
 
-_MOST_LOGITS = 2**27
+MOST_LOGITS = 2**27
 """Most logits held at once: 0.5 GiB in float32, and about three times that with gradients."""
 
 
@@ -143,7 +143,7 @@ class SupervisedTrainer(Housekeeping, SFTTrainer):
         columns = int((labels[:, 1:] != IGNORED).any(0).sum())
         model: Any = self.model
         vocabulary = model.config.get_text_config().vocab_size
-        return bool(labels.shape[0] * columns * vocabulary <= _MOST_LOGITS)
+        return bool(labels.shape[0] * columns * vocabulary <= MOST_LOGITS)
 
 
 def trained_loss(model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
