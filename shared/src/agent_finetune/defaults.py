@@ -5,7 +5,8 @@ Bodies import what they need when called, so that loading this module costs noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import (
@@ -72,3 +73,11 @@ def finetune_open_engine(config: EngineConfig, settings: Settings) -> Engine:
     from agent_finetune.engine.local import LocalEngine
 
     return LocalEngine(config, settings)
+
+
+@hookimpl(trylast=True)
+def finetune_redact_record(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Keys, tokens, passwords and e-mail addresses, in every string."""
+    from agent_finetune.recordings import redaction
+
+    return redaction.redact_record(record)

@@ -1,0 +1,124 @@
+"""Exchanges as JSON and back: what a record holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from agent_finetune.contracts import Exchange, Request, Result, Usage
+from agent_finetune.records import Generation, Message, ToolCall
+
+_PLAIN = {spec.name: spec.default for spec in fields(Message) if spec.name != "role"}
+"""Fields of a message that are left out where they hold what they hold by default."""
+
+
+def to_record(exchange: Exchange, *, model: str, adapter: str | None) -> dict[str, Any]:
+    """The record of an exchange, of JSON's types only.
+
+    Keys: id, time, model, adapter, revision; `request` with messages, tools and settings; `result`
+    with message, finish, usage and broken_calls.
+    """
+    request, result = exchange.request, exchange.result
+    served = result.message.generation
+    ids = served.prompt_ids if served else ()
+    settings = {spec.name: getattr(request, spec.name) for spec in fields(Request)}
+    del settings["messages"], settings["tools"]
+    return {
+        "id": result.id,
+        "time": exchange.time,
+        "model": model,
+        "adapter": adapter,
+        "revision": result.revision,
+        "request": {
+            "messages": [_message(message, ids) for message in request.messages],
+            "tools": list(request.tools),
+            "settings": settings | {"stop": list(request.stop)},
+        },
+        "result": {
+            "message": _message(result.message, ()),
+            "finish": result.finish,
+            "usage": asdict(result.usage),
+            "broken_calls": list(result.broken_calls),
+        },
+    }
+
+
+def without_ids(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without token ids; those of earlier turns go too."""
+    request, result = record["request"], record["result"]
+    messages = [_no_generation(message) for message in request["messages"]]
+    return {
+        **record,
+        "request": {**request, "messages": messages},
+        "result": {**result, "message": _no_generation(result["message"])},
+    }
+
+
+def to_exchange(record: Mapping[str, Any]) -> Exchange:
+    """The exchange of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: It was changed into something else on its way.
+    """
+    request, result = record["request"], record["result"]
+    message = _read_message(result["message"], ())
+    ids = message.generation.prompt_ids if message.generation else ()
+    settings = {**request["settings"], "stop": tuple(request["settings"]["stop"])}
+    return Exchange(
+        request=Request(
+            messages=tuple(_read_message(item, ids) for item in request["messages"]),
+            tools=tuple(request["tools"]),
+            **settings,
+        ),
+        result=Result(
+            id=record["id"],
+            message=message,
+            finish=result["finish"],
+            revision=record["revision"],
+            usage=Usage(**result["usage"]),
+            broken_calls=tuple(result["broken_calls"]),
+        ),
+        time=record["time"],
+    )
+
+
+def _message(message: Message, served: Sequence[int]) -> dict[str, Any]:
+    item: dict[str, Any] = {"role": message.role}
+    for name, default in _PLAIN.items():
+        value = getattr(message, name)
+        if value != default:
+            item[name] = value
+    if message.tool_calls:
+        item["tool_calls"] = [
+            {"name": call.name, "arguments": dict(call.arguments), "id": call.id}
+            for call in message.tool_calls
+        ]
+    if message.generation:
+        item["generation"] = _generation(message.generation, served)
+    return item
+
+
+def _generation(generation: Generation, served: Sequence[int]) -> dict[str, Any]:
+    prompt, ids = generation.prompt_ids, list(generation.ids)
+    # A turn's prompt is as a rule how the next one's begins: its length says it all, where ids in
+    # full would make a conversation's record grow with the square of its turns.
+    if served[: len(prompt)] == prompt:
+        return {"prompt_ids": len(prompt), "ids": ids}
+    return {"prompt_ids": list(prompt), "ids": ids}
+
+
+def _read_message(item: Mapping[str, Any], served: Sequence[int]) -> Message:
+    values = {name: item[name] for name in _PLAIN if name in item}
+    values["tool_calls"] = tuple(ToolCall(**call) for call in item.get("tool_calls", ()))
+    if generation := item.get("generation"):
+        prompt = generation["prompt_ids"]
+        values["generation"] = Generation(
+            prompt_ids=tuple(served[:prompt] if isinstance(prompt, int) else prompt),
+            ids=tuple(generation["ids"]),
+        )
+    return Message(role=item["role"], **values)
+
+
+def _no_generation(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != "generation"}
