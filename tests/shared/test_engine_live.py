@@ -19,6 +19,7 @@ from agent_finetune.contracts import EngineConfig, Settings
 from agent_finetune.engine import registry
 from agent_finetune.errors import BusyError, ConfigError, ContextError, EngineError, ModelError
 from agent_finetune.hookspecs import hookimpl
+from agent_finetune.recordings import Recordings
 from agent_finetune.records import Message
 from agent_finetune.render import Renderer
 from agent_finetune.testing import save_tiny_model
@@ -499,3 +500,24 @@ def test_while_the_model_is_away_an_engine_may_refuse_instead(tmp_path):
         engine.generate(ask("Hello"))
     engine.generate(ask("Hello"))
     engine.close()
+
+
+def test_nothing_is_recorded_without_consent_and_everything_with_it(model, tmp_path):
+    store = tmp_path / "recordings.sqlite"
+    silent = open_engine(model)
+    silent.generate(ask("Hello"))
+    assert not store.exists()
+    with pytest.raises(ConfigError, match="records nothing"):
+        silent.feedback("0", value=True)
+    engine = open_engine(model, record_to=str(store))
+    generations = [engine.stream(ask(text, max_new_tokens=3)) for text in QUESTIONS]
+    results = [generation.result() for generation in generations]
+    engine.feedback(results[0].id, value=True)
+    recordings = Recordings(store)
+    assert {each.id for each in recordings.list()} == {result.id for result in results}
+    kept = recordings.by_id(results[0].id)
+    assert kept.result == results[0]
+    assert kept.request.messages[0].text == QUESTIONS[0]
+    assert recordings.show(results[0].id).judgement.value is True
+    for each in (silent, engine):
+        each.close()

@@ -174,6 +174,9 @@ class EngineConfig:
     """Most prompt tokens in one forward pass: how long a cancelled request goes on, at most."""
     prefix_cache_mib: int = 1024
     """Most memory, in MiB, for the keys and values of finished conversations."""
+    record_to: str | None = None
+    """Database in which every exchange of this engine is kept, redacted: naming one is consent.
+    None keeps nothing on disk."""
     when_busy: Literal["wait", "error"] = "wait"
     """What becomes of a request while the model is away for an update: it waits, or `BusyError`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from agent_finetune.contracts import Delta, Result
 
@@ -14,9 +14,13 @@ class LiveGeneration:
     """An answer that a worker is making; `contracts.Generation` says what its readers may do.
 
     Any number of readers may follow it, each from the first piece on.
+
+    Args:
+        on_result: Gets the result before any reader does, on the engine's thread: be quick.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_result: Callable[[Result], None] | None = None) -> None:
+        self._on_result = on_result
         self._id = uuid.uuid4().hex
         self._pieces: list[Delta] = []
         self._result: Result | None = None
@@ -54,6 +58,8 @@ class LiveGeneration:
 
     def finish(self, result: Result) -> None:
         """Hand over the last piece, with the whole result."""
+        if self._on_result is not None and not self.done:
+            self._on_result(result)
         with self._changed:
             if not self.done:
                 self._pieces.append(Delta(result=result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import EngineConfig, EngineInfo, Exchange, Request, Result, Settings
 from agent_finetune.engine import registry
 from agent_finetune.engine.generation import LiveGeneration
-from agent_finetune.errors import EngineError
+from agent_finetune.errors import ConfigError, EngineError
 from agent_finetune.models.adapter_folders import with_base
 from agent_finetune.records import Message
 
@@ -47,7 +48,7 @@ class LocalEngine:
 
     def stream(self, request: Request) -> LiveGeneration:
         """See `contracts.Engine`."""
-        generation = LiveGeneration()
+        generation = LiveGeneration(self._recorded(request))
         with self._lock:
             self._hold.check_open()
             self._generations.add(generation)
@@ -136,6 +137,32 @@ class LocalEngine:
         """See `contracts.Engine`."""
         return self._worker().call(lambda served: served.info())
 
+    def feedback(
+        self,
+        id: str,
+        *,
+        value: bool | None = None,
+        correction: str | None = None,
+        reward: float | None = None,
+        comment: str | None = None,
+    ) -> None:
+        """Attach what somebody said to a recorded answer; see `Recordings.feedback`.
+
+        Raises:
+            ConfigError: This engine records nothing.
+            DataError: There is no such answer, or nothing is said.
+        """
+        if self._config.record_to is None:
+            raise ConfigError("this engine records nothing; open it with EngineConfig.record_to")
+        from agent_finetune.engine.recorder import recorder
+        from agent_finetune.recordings import Recordings
+
+        path = Path(self._config.record_to)
+        recorder(path).flush()
+        Recordings(path).feedback(
+            id, value=value, correction=correction, reward=reward, comment=comment
+        )
+
     def close(self) -> None:
         """See `contracts.Engine`."""
         with self._lock:
@@ -145,6 +172,21 @@ class LocalEngine:
                 generation.cancel()
         for generation, _ in pending:
             generation.fail(EngineError("the engine was closed"))
+
+    def _recorded(self, request: Request) -> Callable[[Result], None] | None:
+        """What keeps the answer to a request, when this engine has the consent to keep any."""
+        if self._config.record_to is None:
+            return None
+        from agent_finetune.engine.recorder import Entry, recorder
+
+        writer = recorder(Path(self._config.record_to))
+        named = self._named(request)
+
+        def keep(result: Result) -> None:
+            exchange = Exchange(request=named, result=result, time=time.time())
+            writer.put(Entry(exchange, self._config.model.model, named.adapter))
+
+        return keep
 
     def _named(self, request: Request) -> Request:
         """The request with this engine's own adapter, where it names none."""
