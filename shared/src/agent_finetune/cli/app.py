@@ -13,6 +13,7 @@ from agent_finetune import __version__, plugins
 from agent_finetune.cli.chat import chat
 from agent_finetune.cli.evaluation import evaluate
 from agent_finetune.cli.inspection import inspect, list_plugins
+from agent_finetune.cli.learning import learn
 from agent_finetune.cli.options import apply_run_file, log
 from agent_finetune.cli.training import merge, quickstart, train
 from agent_finetune.contracts import Command
@@ -23,6 +24,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "eval": evaluate,
     "inspect": inspect,
     "chat": chat,
+    "learn": learn,
     "merge": merge,
     "plugins": list_plugins,
     "quickstart": quickstart,

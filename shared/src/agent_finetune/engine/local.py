@@ -19,9 +19,10 @@ from agent_finetune.models.adapter_folders import with_base
 from agent_finetune.records import Message
 
 if TYPE_CHECKING:
-    from agent_finetune.engine.updating import UpdateConfig, UpdateReport
+    from agent_finetune.engine.updating import UpdateReport
     from agent_finetune.engine.worker import Worker
     from agent_finetune.feedback import Learning
+    from agent_finetune.update.options import UpdateConfig
 
 
 class LocalEngine:
@@ -115,7 +116,8 @@ class LocalEngine:
             DataError: There is nothing to learn from.
             TrainError: Training failed; everything stands as it was.
         """
-        from agent_finetune.engine.updating import UpdateConfig, update
+        from agent_finetune.engine.updating import update
+        from agent_finetune.update.options import UpdateConfig
 
         return update(
             self._worker(),

@@ -13,54 +13,32 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from filelock import FileLock, Timeout
 
-from agent_finetune.config import AdapterConfig, TrainConfig
 from agent_finetune.contracts import Request, Settings
 from agent_finetune.engine.generation import LiveGeneration
 from agent_finetune.engine.served import Served
 from agent_finetune.engine.worker import Worker
-from agent_finetune.errors import BusyError, ConfigError, DataError, RenderError, TrainError
+from agent_finetune.errors import BusyError, DataError, RenderError, TrainError
 from agent_finetune.feedback import Learning
 from agent_finetune.records import BadRow
 from agent_finetune.render import Renderer
 from agent_finetune.update import fits
-from agent_finetune.update.gate import Check, GateConfig, decide
+from agent_finetune.update.gate import Check, decide
 from agent_finetune.update.general import base_answers
 from agent_finetune.update.job import ADAPTER, JOB, LOG, OUTCOME, Outcome, Rows, UpdateJob
+from agent_finetune.update.options import UpdateConfig
 from agent_finetune.versions import Versions
 
 Progress: TypeAlias = "Callable[[Mapping[str, Any]], None]"
 
 _POLL = 0.2
 """Seconds between looks at the process that trains."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UpdateConfig:
-    """How a live agent learns."""
-
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=10, batch_size=4, learning_rate=1e-4)
-    )
-    """Its objective is not looked at: pairs are learned by dpo, verdicts by kto, demonstrations by
-    sft."""
-    lora: AdapterConfig = field(default_factory=AdapterConfig)
-    """For the first version; later ones keep the shape of those before."""
-    gate: GateConfig = field(default_factory=GateConfig)
-    device: str | None = None
-    """Where to train; None is where the model serves."""
-    max_length: int = 2048
-    """Rows of more tokens are dropped, and counted."""
-
-    def __post_init__(self) -> None:
-        if self.train.method != "lora":
-            raise ConfigError(f"method is {self.train.method!r}; a live model learns by lora only")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

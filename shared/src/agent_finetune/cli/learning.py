@@ -1,0 +1,118 @@
+"""`learn`: from recordings or feedback to an adapter that has passed its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from agent_finetune.cli.options import (
+    NO_OUTPUT,
+    RESULT,
+    AdapterFlags,
+    ModelFlags,
+    OutputFlags,
+    TrainFlags,
+    log,
+)
+from agent_finetune.cli.training import DEFAULT_ADAPTER
+from agent_finetune.contracts import EngineConfig
+from agent_finetune.errors import ConfigError
+from agent_finetune.update.gate import GateConfig
+from agent_finetune.update.options import GENTLE, UpdateConfig
+
+if TYPE_CHECKING:
+    from agent_finetune.contracts import Settings
+    from agent_finetune.feedback import Learning
+
+GateFlags = Annotated[GateConfig, Parameter(name="*", group=Group("Gate", sort_key=3))]
+DEFAULT_GATE = GateConfig()
+REJECTED = 1
+"""Exit code of an update that did not pass its gate."""
+
+
+def learn(
+    source: Path,
+    *,
+    model: ModelFlags,
+    store: Annotated[Path, Parameter(group=RESULT)],
+    name: Annotated[str, Parameter(group=RESULT)],
+    trusted: Annotated[Path | None, Parameter(group=RESULT)] = None,
+    threshold: Annotated[float | None, Parameter(group=RESULT)] = None,
+    lora: AdapterFlags = DEFAULT_ADAPTER,
+    train: TrainFlags = GENTLE,
+    gate: GateFlags = DEFAULT_GATE,
+    output: OutputFlags = NO_OUTPUT,
+) -> int:
+    """Learn from recordings or a file of feedback; a worse adapter is not taken. Exits 1 then.
+
+    Pairs are learned by DPO, verdicts by KTO, demonstrations by imitation. Engines that serve the
+    name change over to the new version by themselves.
+
+    Args:
+        source: Database of recordings, or a file of feedback in any common shape.
+        store: Folder of all adapters; the versions are in STORE/NAME.
+        name: Name of the adapter.
+        trusted: Held-out feedback whose labels are surely right; must not get worse.
+        threshold: Reward from which an answer counts as good.
+    """
+    from agent_finetune.engine.local import LocalEngine
+    from agent_finetune.settings import read_settings
+
+    if model.adapter is not None:
+        raise ConfigError(
+            f"adapter is {model.adapter!r}; what is learned goes on from the version of --name "
+            "that is current in --store"
+        )
+    settings = read_settings()
+    learning = _learning(source, threshold, settings)
+    held_out = None if trusted is None else _learning(trusted, threshold, settings)
+    log(
+        f"feedback: {len(learning.preferences)} pairs, {len(learning.verdicts)} verdicts, "
+        f"{len(learning.demonstrations)} demonstrations, {len(learning.dropped)} dropped"
+    )
+    engine = LocalEngine(EngineConfig(model=model), settings)
+    try:
+        report = engine.update(
+            name,
+            learning,
+            store=store,
+            config=UpdateConfig(train=train, lora=lora, gate=gate),
+            trusted=held_out,
+            on_progress=_tell,
+        )
+    finally:
+        engine.close()
+    for row in report.dropped:
+        log(f"dropped: {row.source}: {row.reason}")
+    output.answer(asdict(report), str(report))
+    return 0 if report.accepted else REJECTED
+
+
+def _learning(path: Path, threshold: float | None, settings: Settings) -> Learning:
+    """What there is to learn in a database of recordings or a file of feedback."""
+    from agent_finetune.feedback import align, read_feedback, read_feedback_file
+    from agent_finetune.recordings import Recordings
+
+    if not _is_database(path):
+        shapes = read_feedback_file(str(path), settings=settings)
+        return align(shapes, threshold=threshold)
+    recordings = Recordings(path, create=False)
+    shapes = read_feedback(list(recordings.judgements()), source=path.name)
+    return align(shapes, more=recordings, threshold=threshold)
+
+
+def _is_database(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(15) == b"SQLite format 3"
+
+
+def _tell(line: Mapping[str, Any]) -> None:
+    """One line for each step of training."""
+    if "loss" in line:
+        log(f"{line['objective']} step {line['step']}  loss {line['loss']:.4f}")

@@ -1,0 +1,32 @@
+"""How a live agent learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent_finetune.config import AdapterConfig, TrainConfig
+from agent_finetune.errors import ConfigError
+from agent_finetune.update.gate import GateConfig
+
+GENTLE = TrainConfig(epochs=10, batch_size=4, learning_rate=1e-4)
+"""Settings with which a handful of feedback is learned and little else is forgotten."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateConfig:
+    """How a live agent learns."""
+
+    train: TrainConfig = GENTLE
+    """Its objective is not looked at: pairs are learned by dpo, verdicts by kto, demonstrations by
+    sft."""
+    lora: AdapterConfig = field(default_factory=AdapterConfig)
+    """For the first version; later ones keep the shape of those before."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    device: str | None = None
+    """Where to train; None is where the model serves."""
+    max_length: int = 2048
+    """Rows of more tokens are dropped, and counted."""
+
+    def __post_init__(self) -> None:
+        if self.train.method != "lora":
+            raise ConfigError(f"method is {self.train.method!r}; a live model learns by lora only")
