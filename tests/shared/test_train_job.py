@@ -262,3 +262,21 @@ def test_feedback_that_does_not_serve_the_objective_is_refused(model, tmp_path):
         run(config(model, path, tmp_path / "out", objective="dpo"), tmp_path)
     with pytest.raises(ConfigError, match="feedback has no right calls to score"):
         run(config(model, path, tmp_path / "out", objective="kto", eval_generate=1), tmp_path)
+
+
+def test_feedback_that_a_template_cannot_say_stops_or_is_counted(tmp_path):
+    picky = testing.CHATML.replace(
+        "{{ message['content'] }}",
+        "{% if 'No idea 2' in message['content'] %}{{ raise_exception('not that') }}{% endif %}"
+        "{{ message['content'] }}",
+    )
+    model = testing.save_tiny_model(tmp_path / "picky", template=picky)
+    data = feedback_file(tmp_path)
+    with pytest.raises(RenderError, match=r"feedback\.jsonl:3: rejected: .*not that"):
+        run(config(model, data, tmp_path / "stop", objective="dpo"), tmp_path)
+    asked = config(model, data, tmp_path / "skip", objective="dpo", on_bad_row="skip")
+    run(asked, tmp_path)
+    recorded = json.loads((tmp_path / "skip" / "run.json").read_text())["data"]
+    assert recorded["train"] == {"rows": 3, "too_long": 0, "not_expressible": 1}
+    (bad,) = recorded["bad_rows"]
+    assert bad["source"].endswith("feedback.jsonl:3")
