@@ -32,7 +32,7 @@ def engine(model, tmp_path):
 
 
 def quick(**options):
-    train = {"epochs": 4, "batch_size": 2, "learning_rate": 1e-2, "sft_weight": 5.0} | options
+    train = {"epochs": 6, "batch_size": 2, "learning_rate": 3e-3, "sft_weight": 5.0} | options
     return UpdateConfig(train=TrainConfig(**train), lora=AdapterConfig(rank=4), gate=LOOSE)
 
 
@@ -61,7 +61,7 @@ def test_an_accepted_update_speaks_under_its_name_and_is_a_version(engine, tmp_p
     assert versions.facts(1)["after"]["trained"]["liked"] == list(
         report.stats["after"]["trained"]["liked"]
     )
-    assert [line["objective"] for line in lines if "loss" in line] == ["dpo"] * 4
+    assert [line["objective"] for line in lines if "loss" in line] == ["dpo"] * 6
     assert "labels not checked" in str(report)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from agent_finetune.contracts import Exchange, Request, Result, Usage
+from agent_finetune.errors import PluginError
 from agent_finetune.records import Generation, Message, ToolCall
 
 _PLAIN = {spec.name: spec.default for spec in fields(Message) if spec.name != "role"}
@@ -42,6 +43,34 @@ def to_record(exchange: Exchange, *, model: str, adapter: str | None) -> dict[st
             "broken_calls": list(result.broken_calls),
         },
     }
+
+
+def to_row(record: Mapping[str, Any], cleaned: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written for a record that has passed redaction.
+
+    Raises:
+        PluginError: It is no record of this generation any more.
+    """
+    try:
+        redacted = None
+        if cleaned != record:
+            redacted = "prompt" if cleaned["result"] == record["result"] else "answer"
+            cleaned = without_ids(cleaned)
+        message = to_exchange(cleaned).result.message
+        row = {name: cleaned[name] for name in record}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PluginError(
+            f"finetune_redact_record answered what is no record any more ({error!r}); a redaction "
+            "changes strings and leaves the rest"
+        ) from error
+    if (row["id"], row["time"]) != (record["id"], record["time"]):
+        raise PluginError(f"finetune_redact_record changed the id or time of {record['id']!r}")
+    return {**row, "text": storable(message.text.strip()), "redacted": redacted}
+
+
+def storable(text: str) -> str:
+    """SQLite's strings are UTF-8, which halves of surrogate pairs are not."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def without_ids(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from sqlalchemy.exc import IntegrityError
 
 from agent_finetune import plugins
 from agent_finetune.contracts import Exchange
-from agent_finetune.errors import ConfigError, DataError, PluginError
+from agent_finetune.errors import ConfigError, DataError
 from agent_finetune.recordings.database import FEEDBACK, GENERATIONS, Database
-from agent_finetune.recordings.exchanges import to_exchange, to_record, without_ids
+from agent_finetune.recordings.exchanges import storable, to_exchange, to_record, to_row
 from agent_finetune.recordings.recording import (
     Feedback,
     Recording,
@@ -84,7 +84,7 @@ class Recordings:
         adapter = exchange.request.adapter if adapter is None else adapter
         said = json.dumps(to_record(exchange, model=model, adapter=adapter))
         # A copy, so that a plugin that cleans in place is noticed, and changes no live request.
-        row = _row(json.loads(said), plugins.redact_record(json.loads(said)))
+        row = to_row(json.loads(said), plugins.redact_record(json.loads(said)))
         try:
             self._database.write(insert(GENERATIONS).values(row))
         except IntegrityError as error:
@@ -136,7 +136,7 @@ class Recordings:
         Of the empty text, those whose answer has no text beside its calls.
         """
         said = GENERATIONS.c.text
-        holds = func.instr(said, _storable(text)) > 0 if text.strip() else said == ""
+        holds = func.instr(said, storable(text)) > 0 if text.strip() else said == ""
         return [recording.exchange for recording in self._pages(holds)]
 
     def show(self, id: str) -> Recording:
@@ -165,7 +165,8 @@ class Recordings:
         """Demonstrations, the oldest first: answers that are whole and were not judged bad.
 
         Left out are answers that were cut short, were redacted or hold a broken call, and those
-        with a thumb down or a correction. Only the answer is trained, by its exact ids unless it was redacted.
+        with a thumb down or a correction. Only the answer is trained, by its exact ids unless the
+        prompt was redacted.
         """
         for recording in self.read(which):
             judged = recording.judgement
@@ -280,34 +281,6 @@ def _with_feedback(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence
         )
         for row in rows
     ]
-
-
-def _row(record: Mapping[str, Any], cleaned: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written for a record that has passed redaction.
-
-    Raises:
-        PluginError: It is no record of this generation any more.
-    """
-    try:
-        redacted = None
-        if cleaned != record:
-            redacted = "prompt" if cleaned["result"] == record["result"] else "answer"
-            cleaned = without_ids(cleaned)
-        message = to_exchange(cleaned).result.message
-        row = {name: cleaned[name] for name in record}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PluginError(
-            f"finetune_redact_record answered what is no record any more ({error!r}); a redaction "
-            "changes strings and leaves the rest"
-        ) from error
-    if (row["id"], row["time"]) != (record["id"], record["time"]):
-        raise PluginError(f"finetune_redact_record changed the id or time of {record['id']!r}")
-    return {**row, "text": _storable(message.text.strip()), "redacted": redacted}
-
-
-def _storable(text: str) -> str:
-    """SQLite's strings are UTF-8, which halves of surrogate pairs are not."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _check_said(said: Mapping[str, Any]) -> None:
