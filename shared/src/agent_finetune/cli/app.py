@@ -10,11 +10,13 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from agent_finetune import __version__, plugins
+from agent_finetune.cli.adapters import adapters
 from agent_finetune.cli.chat import chat
 from agent_finetune.cli.evaluation import evaluate
 from agent_finetune.cli.inspection import inspect, list_plugins
 from agent_finetune.cli.learning import learn
 from agent_finetune.cli.options import apply_run_file, log
+from agent_finetune.cli.recordings import recordings
 from agent_finetune.cli.training import merge, quickstart, train
 from agent_finetune.contracts import Command
 from agent_finetune.errors import FinetuneError, PluginError
@@ -29,6 +31,8 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "plugins": list_plugins,
     "quickstart": quickstart,
 }
+GROUPS: dict[str, App] = {"adapters": adapters, "recordings": recordings}
+"""Verbs that have verbs of their own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,8 +77,10 @@ def _app() -> App:
     )
     for name, function in VERBS.items():
         app.command(function, name=name)
+    for group in GROUPS.values():
+        app.command(group)
     for command in plugins.commands():
-        if command.name in VERBS:
+        if command.name in VERBS or command.name in GROUPS:
             raise PluginError(
                 f"a plugin adds the command {command.name!r}, which is the kernel's own; "
                 "give it another name"
