@@ -75,6 +75,8 @@ def test_a_private_key_goes_as_a_whole_and_so_does_half_of_one():
     [
         "The bearer of good news has a basic understanding of internationalization.",
         "password: what the user typed, as a string",
+        "token: whatever the service handed out",
+        "token = tokens",
         '{"token": "string", "password": null}',
         "max_tokens: 4096, prompt_tokens=12345678",
         "token = get_token(name)",
