@@ -219,9 +219,10 @@ def test_a_model_is_resolved_and_then_loaded():
 # Nobody answers
 
 
-def test_without_an_engine_the_model_is_named():
-    with pytest.raises(ModelError, match="live engine for 'm'"):
-        plugins.open_engine(EngineConfig(model=ModelConfig(model="m")), Settings())
+def test_without_a_plugin_the_engine_lives_in_this_process():
+    engine = plugins.open_engine(EngineConfig(model=ModelConfig(model="m")), Settings())
+    assert type(engine).__name__ == "LocalEngine"
+    engine.close()
 
 
 def test_an_unknown_host_lists_the_plugins():

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from agent_finetune.config import ModelConfig, RunConfig
 from agent_finetune.errors import ConfigError
-from agent_finetune.records import BadRow, Example, Message, Row, ToolCall
+from agent_finetune.records import BadRow, Example, Message, Row, Tokens, ToolCall
 
 
 class Secret:
@@ -121,6 +121,17 @@ class Batch(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Retention:
+    """Answers of the base that an adapter is held to while it learns something else."""
+
+    rows: Sequence[Tokens]
+    """Prompt and answer; the answer's tokens are the trained ones."""
+    weight: float
+    """Weight of the divergence from the base, in nats per token, beside the loss."""
+    rows_per_step: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainJob:
     """Everything that a trainer needs."""
 
@@ -133,6 +144,8 @@ class TrainJob:
     eval_examples: Sequence[Example] = ()
     """Examples whose tool calls are generated and scored at each evaluation."""
     out: Path
+    retention: Retention | None = None
+    """What a lora run is held to; see `agent_finetune.train.retention`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What run.json says besides: data digests and counts, adaptations. JSON, no secrets."""
 

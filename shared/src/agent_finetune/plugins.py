@@ -139,15 +139,8 @@ def train_adapter(job: TrainJob) -> TrainResult:
 
 
 def open_engine(config: EngineConfig, settings: Settings) -> Engine:
-    """Open a live engine.
-
-    Raises:
-        ModelError: No installed plugin offers an engine.
-    """
-    answer = _manager().hook.finetune_open_engine(config=config, settings=settings)
-    if answer is None:
-        raise ModelError(f"no plugin offers a live engine for {config.model.model!r}")
-    return cast("Engine", answer)
+    """Open a live engine: a light handle, whose model is loaded when it is first needed."""
+    return cast("Engine", _manager().hook.finetune_open_engine(config=config, settings=settings))
 
 
 def connect_host(host: str, agent: object, engine: Engine) -> object:

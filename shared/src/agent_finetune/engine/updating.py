@@ -30,7 +30,7 @@ from agent_finetune.records import BadRow
 from agent_finetune.render import Renderer
 from agent_finetune.update import fits
 from agent_finetune.update.gate import Check, decide
-from agent_finetune.update.general import base_answers
+from agent_finetune.update.general import Said, base_answers
 from agent_finetune.update.job import ADAPTER, JOB, LOG, OUTCOME, Outcome, Rows, UpdateJob
 from agent_finetune.update.options import UpdateConfig
 from agent_finetune.versions import Versions
@@ -151,7 +151,10 @@ def _job(
         return generation
 
     loaded = worker.call(lambda served: served.loaded)
-    general = base_answers(loaded.digest, ask, settings.cache_dir)
+    general = base_answers("general", loaded.digest, ask, settings.cache_dir)
+    retained: Sequence[Said] = ()
+    if config.retention:
+        retained = base_answers("retention", loaded.digest, ask, settings.cache_dir)
     model = replace(
         loaded.config,
         adapter=None if adapter is None else str(adapter),
@@ -165,6 +168,8 @@ def _job(
         rows=rows,
         trusted=held_out,
         general=tuple(general),
+        retained=tuple(retained),
+        retention=config.retention,
     )
     return job, tuple(dropped)
 

@@ -31,6 +31,7 @@ from agent_finetune.train.callbacks import (
 )
 from agent_finetune.train.history import History
 from agent_finetune.train.plots import loss_curve
+from agent_finetune.train.retention import Keeper
 from agent_finetune.train.trainer import Housekeeping, RowCollator, SupervisedTrainer
 
 
@@ -47,6 +48,11 @@ def fit(job: TrainJob) -> TrainResult:
     """
     config = job.config.train
     pairs.check(config.objective, job.train_rows)
+    if job.retention is not None and config.method == "full":
+        raise ConfigError(
+            "method is 'full' and a retention is given; without an adapter there is "
+            "no base left to hold to"
+        )
     loaded = replace(job.loaded, model=_with_trainable_weights(job))
     attention.register()
     packed = (
@@ -175,6 +181,9 @@ def _trainer(
         adapters.float32_masters(loaded.model)  # TRL rounds adapters of quantized models
     if isinstance(trainer, preference.Referenced):
         trainer.hold_to(config.reference)
+    if job.retention is not None:
+        pad_id = loaded.tokenizer.pad_token_id or 0
+        trainer.keeper = Keeper(job.retention, pad_id=pad_id, packed=packed, seed=config.seed)
     return trainer
 
 

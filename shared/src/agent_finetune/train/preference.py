@@ -68,7 +68,7 @@ class Referenced(Housekeeping):
         head: Any = model if return_outputs or not self._head_fits(inputs) else AnswerHead(model)
         answer: Any = super().compute_loss(head, inputs, return_outputs, num_items_in_batch)
         self.check_finite(answer[0] if return_outputs else answer)
-        return answer
+        return answer if return_outputs else self.with_retention(model, answer)
 
     def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
         """As TRL's, through the same head as the loss."""

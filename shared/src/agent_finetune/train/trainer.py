@@ -21,6 +21,7 @@ from agent_finetune import adapters, plugins
 from agent_finetune.collate import IGNORED
 from agent_finetune.errors import TrainError
 from agent_finetune.records import Tokens
+from agent_finetune.train.retention import Keeper
 
 MOST_LOGITS = 2**27
 """Most logits held at once: 0.5 GiB in float32, and about three times that with gradients."""
@@ -45,6 +46,16 @@ class RowCollator:
 
 class Housekeeping(Trainer):
     """What all three trainers leave behind, and what they keep to themselves."""
+
+    keeper: Keeper | None = None
+    """Holds the model to its base while it trains."""
+
+    def with_retention(self, model: Any, loss: torch.Tensor) -> torch.Tensor:
+        """A loss, and what keeps the model as it was elsewhere; evaluation sees the first only."""
+        if self.keeper is None or not model.training:
+            return loss
+        adapted = self.accelerator.unwrap_model(model)
+        return loss + self.keeper.loss(model, adapted)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write an adapter as `adapters.save` does, and anything else as Transformers does.
@@ -95,7 +106,7 @@ class SupervisedTrainer(Housekeeping, SFTTrainer):
                 model, inputs, return_outputs, num_items_in_batch
             )
             self.check_finite(answer[0] if return_outputs else answer)
-            return answer
+            return answer if return_outputs else self.with_retention(model, answer)
         total, count = trained_loss(model, inputs)
         if num_items_in_batch is None:
             loss = total / count
@@ -103,7 +114,7 @@ class SupervisedTrainer(Housekeeping, SFTTrainer):
             # The count is over all processes, whose gradients DDP averages.
             loss = total / num_items_in_batch * self.accelerator.num_processes
         self.check_finite(loss)
-        return loss
+        return self.with_retention(model, loss)
 
     def evaluation_loop(
         self,

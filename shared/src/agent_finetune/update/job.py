@@ -49,6 +49,11 @@ class UpdateJob:
     rows: Rows
     trusted: Rows = field(default_factory=Rows)
     general: tuple[Said, ...]
+    """The base's answers that are measured."""
+    retained: tuple[Said, ...] = ()
+    """The base's answers that training is held to."""
+    retention: float = 0.0
+    """Weight of that; 0 is none."""
 
     def write(self, folder: Path) -> None:
         """Write it for the process that trains."""
@@ -66,6 +71,8 @@ class UpdateJob:
             rows=_rows(found["rows"]),
             trusted=_rows(found["trusted"]),
             general=_said(found["general"]),
+            retained=_said(found["retained"]),
+            retention=found["retention"],
         )
 
 

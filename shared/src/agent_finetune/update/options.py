@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agent_finetune.config import AdapterConfig, TrainConfig
+from agent_finetune.config import AdapterConfig, TrainConfig, check_at_least
 from agent_finetune.errors import ConfigError
 from agent_finetune.update.gate import GateConfig
 
@@ -22,11 +22,14 @@ class UpdateConfig:
     lora: AdapterConfig = field(default_factory=AdapterConfig)
     """For the first version; later ones keep the shape of those before."""
     gate: GateConfig = field(default_factory=GateConfig)
+    retention: float = 1.0
+    """Weight of staying like the base on its own answers while training; 0 is none."""
     device: str | None = None
     """Where to train; None is where the model serves."""
     max_length: int = 2048
     """Rows of more tokens are dropped, and counted."""
 
     def __post_init__(self) -> None:
+        check_at_least("retention", self.retention, 0)
         if self.train.method != "lora":
             raise ConfigError(f"method is {self.train.method!r}; a live model learns by lora only")

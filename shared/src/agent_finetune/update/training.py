@@ -15,8 +15,9 @@ from peft import PeftModel
 
 from agent_finetune import adapters, artifacts, plugins
 from agent_finetune.config import DataConfig, RunConfig
-from agent_finetune.contracts import LoadedModel, Settings, TrainJob, TrainResult
+from agent_finetune.contracts import LoadedModel, Retention, Settings, TrainJob, TrainResult
 from agent_finetune.evaluate import log_probabilities
+from agent_finetune.records import Tokens
 from agent_finetune.render import Renderer
 from agent_finetune.update.gate import Measures, Scores
 from agent_finetune.update.general import Said
@@ -65,7 +66,21 @@ def _train_job(
         lora=job.lora,
         train=replace(job.train, objective=objective),
     )
-    return TrainJob(config=config, loaded=loaded, train_rows=rows, out=folder / objective)
+    retained = [_as_row(prompt, said) for prompt, said in job.retained]
+    return TrainJob(
+        config=config,
+        loaded=loaded,
+        train_rows=rows,
+        out=folder / objective,
+        retention=Retention(rows=retained, weight=job.retention) if job.retention else None,
+    )
+
+
+def _as_row(prompt: Sequence[int], said: Sequence[int]) -> Tokens:
+    """An answer as a row in which it is what is looked at."""
+    ids = (*prompt, *said)
+    trained = (False,) * len(prompt) + (True,) * len(said)
+    return Tokens(ids=ids, trained=trained, sections=(None,) * len(ids))
 
 
 def _facts(objective: str, rows: int, result: TrainResult) -> dict[str, Any]:
