@@ -75,6 +75,21 @@ def test_rows_in_one_pass_get_the_models_own_logits(name):
     torch.testing.assert_close(made, torch.stack([alone[0][1], alone[1][1]]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FLAT)
+@torch.inference_mode()
+def test_rows_in_one_pass_get_the_models_own_logits_on_a_gpu(name):
+    model = small(name, **FLAT[name]).cuda()
+    rows = [torch.tensor([row], device="cuda") for row in (FIRST, SECOND)]
+    alone = torch.stack([model(input_ids=row).logits[0, -1] for row in rows])
+    served = runner.pick(model)
+    assert isinstance(served, FlatRunner)
+    one, other = served.memory(), served.memory()
+    served.forward([Span(one, FIRST[:7]), Span(other, SECOND[:-1])], NoBank())
+    made = served.forward([Span(one, FIRST[7:]), Span(other, SECOND[-1:])], NoBank())
+    torch.testing.assert_close(made, alone, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("name", FLAT)
 def test_models_that_only_attend_share_a_pass(name):
     assert isinstance(runner.pick(small(name, **FLAT[name])), FlatRunner)

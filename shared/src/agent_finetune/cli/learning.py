@@ -22,7 +22,7 @@ from agent_finetune.cli.training import DEFAULT_ADAPTER
 from agent_finetune.contracts import EngineConfig
 from agent_finetune.errors import ConfigError
 from agent_finetune.update.gate import GateConfig
-from agent_finetune.update.options import GENTLE, UpdateConfig
+from agent_finetune.update.options import LEARNING, UpdateConfig
 
 if TYPE_CHECKING:
     from agent_finetune.contracts import Settings
@@ -43,7 +43,7 @@ def learn(
     trusted: Annotated[Path | None, Parameter(group=RESULT)] = None,
     threshold: Annotated[float | None, Parameter(group=RESULT)] = None,
     lora: AdapterFlags = DEFAULT_ADAPTER,
-    train: TrainFlags = GENTLE,
+    train: TrainFlags = LEARNING,
     gate: GateFlags = DEFAULT_GATE,
     output: OutputFlags = NO_OUTPUT,
 ) -> int:

@@ -14,7 +14,7 @@ from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import EngineConfig, EngineInfo, Exchange, Request, Result, Settings
 from agent_finetune.engine import registry
 from agent_finetune.engine.generation import LiveGeneration
-from agent_finetune.errors import ConfigError, EngineError
+from agent_finetune.errors import ConfigError, EngineError, FinetuneError
 from agent_finetune.models.adapter_folders import with_base
 from agent_finetune.records import Message
 
@@ -53,9 +53,13 @@ class LocalEngine:
         with self._lock:
             self._hold.check_open()
             self._generations.add(generation)
-            worker = None if self._pending else self._known()
-            if worker is not None and self._unspoken(worker, request.adapter) is None:
-                worker.submit(generation, self._named(request))
+            try:
+                worker = None if self._pending else self._known()
+                if worker is not None and self._unspoken(worker, request.adapter) is None:
+                    worker.submit(generation, self._named(request))
+                    return generation
+            except FinetuneError as error:  # a folder that cannot be read
+                generation.fail(error)
                 return generation
             self._pending.append((generation, request))
             if not self._finding:

@@ -1,0 +1,228 @@
+"""What a guarded update does to a real model, and what its gate lets through, in one run.
+
+    nox -s benchmark -- guarded_updates                # SmolLM2-135M
+    nox -s benchmark -- guarded_updates --rounds 3     # fewer updates of each kind
+
+Feedback is corrections: the model's own greedy answer is rejected, a short one is chosen
+(benchmarks/updates/corrections.jsonl). Measured, and held to a bar:
+
+    one update    of 8 pairs, everything included: at most 3 minutes; the chosen answer likelier per
+                  token than the rejected for at least 7 of 8, and likelier than before for 8 of 8;
+                  the greedy answer changed for at least 5; the loss on the general set up by less
+                  than 3%; another adapter on the same engine answers exactly as before
+    the gate      updates of 4 pairs each, from the base, with a trusted set of 8 other pairs: good
+                  ones are all accepted, with 100 times the learning rate all rejected, with labels
+                  swapped all rejected
+
+Exits 1 when a bar is missed. Results go to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from live import ways
+
+from agent_finetune.artifacts import write_json
+from agent_finetune.config import ModelConfig
+from agent_finetune.contracts import EngineConfig, Request, Result
+from agent_finetune.engine.local import LocalEngine
+from agent_finetune.engine.updating import UpdateReport
+from agent_finetune.feedback import Learning, align, read_feedback
+from agent_finetune.records import Message
+from agent_finetune.settings import read_settings
+from agent_finetune.update.options import LEARNING, UpdateConfig
+
+HERE = Path(__file__).parent
+TOO_FAST = UpdateConfig(train=replace(LEARNING, learning_rate=100 * LEARNING.peak_learning_rate))
+MINUTES = 3.0
+
+
+class Feedback:
+    """Corrections of what the model says by itself."""
+
+    def __init__(self, engine: LocalEngine, path: Path) -> None:
+        self.engine = engine
+        lines = path.read_text("utf-8").splitlines()
+        self.items = [json.loads(line) for line in lines]
+        asked = [engine.stream(request(item["prompt"])) for item in self.items]
+        self.said = [generation.result() for generation in asked]
+        self._log = {exchange.result.id: exchange for exchange in engine.recent()}
+
+    def learning(self, start: int, count: int, *, swapped: bool = False) -> Learning:
+        """Pairs of some of them."""
+        chosen = range(start, start + count)
+        shapes = [
+            {"id": self.said[i].id, "correction": self.items[i]["correction"]} for i in chosen
+        ]
+        log = [self._log[self.said[i].id] for i in chosen]
+        found = align(read_feedback(shapes), log)
+        if not swapped:
+            return found
+        pairs = [
+            replace(pair, chosen=pair.rejected, rejected=pair.chosen) for pair in found.preferences
+        ]
+        return replace(found, preferences=tuple(pairs))
+
+
+def request(prompt: str, adapter: str | None = None) -> Request:
+    return Request(messages=[Message(role="user", text=prompt)], max_new_tokens=64, adapter=adapter)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write the JSON; 1 when a bar is missed."""
+    options = arguments(argv)
+    settings = read_settings()
+    # The base's own answers are part of what a first update costs.
+    shutil.rmtree(settings.cache_dir / "general", ignore_errors=True)
+    config = ModelConfig(model=options.model, dtype=options.dtype)
+    with TemporaryDirectory() as folder:
+        store = Path(folder)
+        engine = LocalEngine(EngineConfig(model=config), settings)
+        (other,) = ways.write_adapters(config, 1, store / ".random", settings).values()
+        engine.attach("other", other)
+        feedback = Feedback(engine, options.corrections)
+        first = one_update(engine, feedback, store)
+        print(json.dumps(first, indent=2))
+        gate = dict(the_gate(engine, feedback, store, options.rounds))
+        info = engine.info()
+        engine.close()
+    bars = held(first, gate, options.rounds)
+    for name, passed in bars.items():
+        print(f"{'PASS' if passed else 'FAIL'}  {name}")
+    report = {
+        "settings": {
+            "model": options.model,
+            "device": info.device,
+            "dtype": info.dtype,
+            "machine": platform.processor() or platform.machine(),
+            "date": datetime.now(UTC).date().isoformat(),
+        },
+        "one_update": first,
+        "gate": gate,
+        "bars": bars,
+    }
+    write_json(options.json or HERE / f"results/guarded_updates-{info.device}.json", report)
+    return 0 if all(bars.values()) else 1
+
+
+def one_update(engine: LocalEngine, feedback: Feedback, store: Path) -> dict[str, Any]:
+    """One update of 8 pairs, and what it changed."""
+    prompts = [item["prompt"] for item in feedback.items[:8]]
+    others = warm(engine, prompts, "other")
+    started = time.perf_counter()
+    report = engine.update("first", feedback.learning(0, 8), store=store)
+    seconds = time.perf_counter() - started
+    before, after = report.stats["before"], report.stats["after"]
+    changed = [engine.generate(request(prompt, "first")) for prompt in prompts]
+    again = warm(engine, prompts, "other")
+    return {
+        "accepted": report.accepted,
+        "seconds": round(seconds, 1),
+        "chosen_over_rejected_before": wins(before["trained"]),
+        "chosen_over_rejected_after": wins(after["trained"]),
+        "chosen_likelier_than_before": sum(
+            new > old
+            for new, old in zip(after["trained"]["liked"], before["trained"]["liked"], strict=True)
+        ),
+        "greedy_changed": differing(feedback.said[:8], changed),
+        "general_loss_change": after["general"] / before["general"] - 1,
+        "other_adapter_changed": differing(others, again),
+        "answers": {
+            prompt: [old.message.text, new.message.text]
+            for prompt, old, new in zip(prompts, feedback.said, changed, strict=False)
+        },
+    }
+
+
+def warm(engine: LocalEngine, prompts: Sequence[str], adapter: str) -> list[Result]:
+    """Answers to prompts that have just been answered.
+
+    In bfloat16 a prompt that is found computed is rounded differently from one that is not, and
+    what is found depends on all that was asked meanwhile, update or no update.
+    """
+    for _ in range(2):
+        answers = [engine.generate(request(prompt, adapter)) for prompt in prompts]
+    return answers
+
+
+def wins(scores: Mapping[str, Sequence[float]]) -> int:
+    pairs = zip(scores["liked"], scores["disliked"], strict=True)
+    return sum(liked > disliked for liked, disliked in pairs)
+
+
+def differing(one: Sequence[Result], other: Sequence[Result]) -> int:
+    return sum(a.message.text != b.message.text for a, b in zip(one, other, strict=True))
+
+
+def the_gate(
+    engine: LocalEngine, feedback: Feedback, store: Path, rounds: int
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Updates that should pass, and updates that should not."""
+    trusted = feedback.learning(48, 8)
+    kinds: dict[str, tuple[UpdateConfig, bool]] = {
+        "good": (UpdateConfig(), False),
+        "too_fast": (TOO_FAST, False),
+        "swapped": (UpdateConfig(), True),
+    }
+    for kind, (config, swapped) in kinds.items():
+        found = []
+        for number in range(rounds):
+            learning = feedback.learning(8 + 4 * number, 4, swapped=swapped)
+            name = f"{kind}{number}"
+            report = engine.update(name, learning, store=store, config=config, trusted=trusted)
+            found.append(told(report))
+            print(f"{name}: {'accepted' if report.accepted else 'rejected'}", flush=True)
+        yield kind, found
+
+
+def told(report: UpdateReport) -> dict[str, Any]:
+    return {
+        "accepted": report.accepted,
+        "seconds": report.stats["seconds"],
+        "failed": [str(check) for check in report.checks if not check.passed],
+        "general_loss_change": report.stats["after"]["general"] / report.stats["before"]["general"]
+        - 1,
+    }
+
+
+def held(
+    first: Mapping[str, Any], gate: Mapping[str, Sequence[Mapping[str, Any]]], rounds: int
+) -> dict[str, bool]:
+    accepted = {kind: sum(each["accepted"] for each in found) for kind, found in gate.items()}
+    return {
+        f"one update in {MINUTES} minutes": first["seconds"] <= 60 * MINUTES,
+        "chosen over rejected for 7 of 8": first["chosen_over_rejected_after"] >= 7,
+        "chosen likelier than before for 8 of 8": first["chosen_likelier_than_before"] == 8,
+        "greedy answer changed for 5 of 8": first["greedy_changed"] >= 5,
+        "general loss up by less than 3%": first["general_loss_change"] < 0.03,
+        "another adapter answers as before": first["other_adapter_changed"] == 0,
+        f"good updates accepted, {accepted['good']} of {rounds}": accepted["good"] == rounds,
+        f"100 times the rate rejected, all but {accepted['too_fast']}": accepted["too_fast"] == 0,
+        f"swapped labels rejected, all but {accepted['swapped']}": accepted["swapped"] == 0,
+    }
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What a guarded update does to a real model.")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--rounds", type=int, default=10, help="updates of each kind")
+    parser.add_argument("--corrections", type=Path, default=HERE / "updates/corrections.jsonl")
+    parser.add_argument("--json", type=Path, help="where the results go")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
