@@ -1,7 +1,7 @@
 """What a guarded update does to a real model, and what its gate lets through, in one run.
 
     nox -s benchmark -- guarded_updates                # SmolLM2-135M
-    nox -s benchmark -- guarded_updates --rounds 3     # fewer updates of each kind
+    nox -s benchmark -- guarded_updates --part one_update     # one part; the other stays as it was
 
 Feedback is corrections: the model's own greedy answer is rejected, a short one is chosen
 (benchmarks/updates/corrections.jsonl). Measured, and held to a bar:
@@ -84,49 +84,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON; 1 when a bar is missed."""
     options = arguments(argv)
     settings = read_settings()
-    # The base's own answers are part of what a first update costs.
-    shutil.rmtree(settings.cache_dir / "general", ignore_errors=True)
     config = ModelConfig(model=options.model, dtype=options.dtype)
+    # Nothing is found computed: in bfloat16 that is rounded differently from what is computed
+    # afresh, and only the adapters are to make a difference here.
+    engine = LocalEngine(EngineConfig(model=config, prefix_cache_mib=0), settings)
+    target = options.json or HERE / f"results/guarded_updates-{engine.info().device}.json"
+    report = json.loads(target.read_text("utf-8")) if target.is_file() else {}
+    feedback = Feedback(engine, options.corrections)
     with TemporaryDirectory() as folder:
         store = Path(folder)
-        engine = LocalEngine(EngineConfig(model=config), settings)
-        (other,) = ways.write_adapters(config, 1, store / ".random", settings).values()
-        engine.attach("other", other)
-        feedback = Feedback(engine, options.corrections)
-        first = one_update(engine, feedback, store)
-        print(json.dumps(first, indent=2))
-        gate = dict(the_gate(engine, feedback, store, options.rounds))
-        info = engine.info()
-        engine.close()
-    bars = held(first, gate, options.rounds)
-    for name, passed in bars.items():
+        if options.part in ("one_update", "all"):
+            # The base's own answers are part of what a first update costs.
+            shutil.rmtree(settings.cache_dir / "general", ignore_errors=True)
+            (other,) = ways.write_adapters(config, 1, store / ".random", settings).values()
+            engine.attach("other", other)
+            report["one_update"] = described(options, engine) | one_update(engine, feedback, store)
+            print(json.dumps(report["one_update"], indent=2))
+        if options.part in ("gate", "all"):
+            rounds = dict(the_gate(engine, feedback, store, options.rounds))
+            report["gate"] = described(options, engine) | rounds
+    engine.close()
+    report["bars"] = held(report)
+    for name, passed in report["bars"].items():
         print(f"{'PASS' if passed else 'FAIL'}  {name}")
-    report = {
-        "settings": {
-            "model": options.model,
-            "device": info.device,
-            "dtype": info.dtype,
-            "machine": platform.processor() or platform.machine(),
-            "date": datetime.now(UTC).date().isoformat(),
-        },
-        "one_update": first,
-        "gate": gate,
-        "bars": bars,
+    write_json(target, report)
+    return 0 if all(report["bars"].values()) else 1
+
+
+def described(options: argparse.Namespace, engine: LocalEngine) -> dict[str, Any]:
+    info = engine.info()
+    return {
+        "model": options.model,
+        "device": info.device,
+        "dtype": info.dtype,
+        "machine": platform.processor() or platform.machine(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
-    write_json(options.json or HERE / f"results/guarded_updates-{info.device}.json", report)
-    return 0 if all(bars.values()) else 1
 
 
 def one_update(engine: LocalEngine, feedback: Feedback, store: Path) -> dict[str, Any]:
     """One update of 8 pairs, and what it changed."""
     prompts = [item["prompt"] for item in feedback.items[:8]]
-    others = warm(engine, prompts, "other")
+    others = [engine.generate(request(prompt, "other")) for prompt in prompts]
     started = time.perf_counter()
     report = engine.update("first", feedback.learning(0, 8), store=store)
     seconds = time.perf_counter() - started
     before, after = report.stats["before"], report.stats["after"]
     changed = [engine.generate(request(prompt, "first")) for prompt in prompts]
-    again = warm(engine, prompts, "other")
+    again = [engine.generate(request(prompt, "other")) for prompt in prompts]
     return {
         "accepted": report.accepted,
         "seconds": round(seconds, 1),
@@ -144,17 +149,6 @@ def one_update(engine: LocalEngine, feedback: Feedback, store: Path) -> dict[str
             for prompt, old, new in zip(prompts, feedback.said, changed, strict=False)
         },
     }
-
-
-def warm(engine: LocalEngine, prompts: Sequence[str], adapter: str) -> list[Result]:
-    """Answers to prompts that have just been answered.
-
-    In bfloat16 a prompt that is found computed is rounded differently from one that is not, and
-    what is found depends on all that was asked meanwhile, update or no update.
-    """
-    for _ in range(2):
-        answers = [engine.generate(request(prompt, adapter)) for prompt in prompts]
-    return answers
 
 
 def wins(scores: Mapping[str, Sequence[float]]) -> int:
@@ -197,27 +191,30 @@ def told(report: UpdateReport) -> dict[str, Any]:
     }
 
 
-def held(
-    first: Mapping[str, Any], gate: Mapping[str, Sequence[Mapping[str, Any]]], rounds: int
-) -> dict[str, bool]:
-    accepted = {kind: sum(each["accepted"] for each in found) for kind, found in gate.items()}
-    return {
-        f"one update in {MINUTES} minutes": first["seconds"] <= 60 * MINUTES,
-        "chosen over rejected for 7 of 8": first["chosen_over_rejected_after"] >= 7,
-        "chosen likelier than before for 8 of 8": first["chosen_likelier_than_before"] == 8,
-        "greedy answer changed for 5 of 8": first["greedy_changed"] >= 5,
-        "general loss up by less than 3%": first["general_loss_change"] < 0.03,
-        "another adapter answers as before": first["other_adapter_changed"] == 0,
-        f"good updates accepted, {accepted['good']} of {rounds}": accepted["good"] == rounds,
-        f"100 times the rate rejected, all but {accepted['too_fast']}": accepted["too_fast"] == 0,
-        f"swapped labels rejected, all but {accepted['swapped']}": accepted["swapped"] == 0,
-    }
+def held(report: Mapping[str, Any]) -> dict[str, bool]:
+    bars: dict[str, bool] = {}
+    if first := report.get("one_update"):
+        bars = {
+            f"one update in {MINUTES} minutes": first["seconds"] <= 60 * MINUTES,
+            "chosen over rejected for 7 of 8": first["chosen_over_rejected_after"] >= 7,
+            "chosen likelier than before for 8 of 8": first["chosen_likelier_than_before"] == 8,
+            "greedy answer changed for 5 of 8": first["greedy_changed"] >= 5,
+            "general loss up by less than 3%": first["general_loss_change"] < 0.03,
+            "another adapter answers as before": first["other_adapter_changed"] == 0,
+        }
+    for kind, wanted in (("good", True), ("too_fast", False), ("swapped", False)):
+        if found := report.get("gate", {}).get(kind):
+            right = sum(each["accepted"] is wanted for each in found)
+            word = "accepted" if wanted else "rejected"
+            bars[f"{kind}: {right} of {len(found)} {word}"] = right == len(found)
+    return bars
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What a guarded update does to a real model.")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--part", choices=("one_update", "gate", "all"), default="all")
     parser.add_argument("--rounds", type=int, default=10, help="updates of each kind")
     parser.add_argument("--corrections", type=Path, default=HERE / "updates/corrections.jsonl")
     parser.add_argument("--json", type=Path, help="where the results go")
