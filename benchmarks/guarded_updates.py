@@ -39,6 +39,7 @@ from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import EngineConfig, Request, Result
 from agent_finetune.engine.local import LocalEngine
 from agent_finetune.engine.updating import UpdateReport
+from agent_finetune.errors import TrainError
 from agent_finetune.feedback import Learning, align, read_feedback
 from agent_finetune.records import Message
 from agent_finetune.settings import read_settings
@@ -47,6 +48,8 @@ from agent_finetune.update.options import LEARNING, UpdateConfig
 HERE = Path(__file__).parent
 TOO_FAST = UpdateConfig(train=replace(LEARNING, learning_rate=100 * LEARNING.peak_learning_rate))
 MINUTES = 3.0
+KINDS = {"good": True, "too_fast": False, "swapped": False}
+"""Kinds of updates, and whether they should be accepted."""
 
 
 class Feedback:
@@ -101,8 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             report["one_update"] = described(options, engine) | one_update(engine, feedback, store)
             print(json.dumps(report["one_update"], indent=2))
         if options.part in ("gate", "all"):
-            rounds = dict(the_gate(engine, feedback, store, options.rounds))
-            report["gate"] = described(options, engine) | rounds
+            report["gate"] = described(options, engine) | {k: [] for k in KINDS}
+            for kind, found in the_gate(engine, feedback, store, options.rounds):
+                report["gate"][kind].append(found)
+                print(kind, "accepted" if found["accepted"] else "rejected", flush=True)
+                write_json(target, report)
     engine.close()
     report["bars"] = held(report)
     for name, passed in report["bars"].items():
@@ -162,32 +168,33 @@ def differing(one: Sequence[Result], other: Sequence[Result]) -> int:
 
 def the_gate(
     engine: LocalEngine, feedback: Feedback, store: Path, rounds: int
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Updates that should pass, and updates that should not."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Updates that should pass, and updates that should not, in turn."""
     trusted = feedback.learning(48, 8)
     kinds: dict[str, tuple[UpdateConfig, bool]] = {
         "good": (UpdateConfig(), False),
         "too_fast": (TOO_FAST, False),
         "swapped": (UpdateConfig(), True),
     }
-    for kind, (config, swapped) in kinds.items():
-        found = []
-        for number in range(rounds):
+    for number in range(rounds):
+        for kind, (config, swapped) in kinds.items():
             learning = feedback.learning(8 + 4 * number, 4, swapped=swapped)
             name = f"{kind}{number}"
-            report = engine.update(name, learning, store=store, config=config, trusted=trusted)
-            found.append(told(report))
-            print(f"{name}: {'accepted' if report.accepted else 'rejected'}", flush=True)
-        yield kind, found
+            try:
+                report = engine.update(name, learning, store=store, config=config, trusted=trusted)
+            except TrainError as error:  # the loss was no number: nothing came of it either
+                yield kind, {"accepted": False, "failed": [str(error)]}
+                continue
+            yield kind, told(report)
 
 
 def told(report: UpdateReport) -> dict[str, Any]:
+    before, after = report.stats["before"]["general"], report.stats["after"]["general"]
     return {
         "accepted": report.accepted,
         "seconds": report.stats["seconds"],
         "failed": [str(check) for check in report.checks if not check.passed],
-        "general_loss_change": report.stats["after"]["general"] / report.stats["before"]["general"]
-        - 1,
+        "general_loss_change": after / before - 1,
     }
 
 
@@ -202,7 +209,7 @@ def held(report: Mapping[str, Any]) -> dict[str, bool]:
             "general loss up by less than 3%": first["general_loss_change"] < 0.03,
             "another adapter answers as before": first["other_adapter_changed"] == 0,
         }
-    for kind, wanted in (("good", True), ("too_fast", False), ("swapped", False)):
+    for kind, wanted in KINDS.items():
         if found := report.get("gate", {}).get(kind):
             right = sum(each["accepted"] is wanted for each in found)
             word = "accepted" if wanted else "rejected"

@@ -32,7 +32,10 @@ def train(folder: Path, settings: Settings) -> None:
     job = UpdateJob.read(folder)
     main = PartialState().is_main_process
     loaded = _open(job, settings)
-    before, base_loss = _measure(loaded, job), _loss(loaded, job.general, adapter=False)
+    before = _measure(loaded, job)
+    base_loss = before.general  # a new adapter changes nothing
+    if job.model.adapter is not None:
+        base_loss = _loss(loaded, job.general, adapter=False)
     phases = []
     for objective, rows in job.rows.phases:
         result = plugins.train_adapter(_train_job(job, loaded, objective, rows, folder))
