@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from filelock import FileLock, Timeout
 
+from agent_finetune.config import Dtype
 from agent_finetune.contracts import Request, Settings
 from agent_finetune.engine.generation import LiveGeneration
 from agent_finetune.engine.served import Served
@@ -159,7 +160,7 @@ def _job(
         loaded.config,
         adapter=None if adapter is None else str(adapter),
         device=config.device or loaded.device,
-        dtype=loaded.dtype,
+        dtype=cast("Dtype", loaded.dtype),
     )
     job = UpdateJob(
         model=model,
@@ -177,12 +178,15 @@ def _job(
 def _rows(worker: Worker, learning: Learning, longest: int, dropped: list[BadRow]) -> Rows:
     """Render on the engine's thread, one item at a time, so that answers go on between them."""
 
+    def render(how: Callable[[Renderer, Any], Any], item: Any) -> Any:
+        return worker.call(lambda served: how(served.base.renderer, item))
+
     def rendered(items: Sequence[Any], how: Callable[[Renderer, Any], Any]) -> list[Any]:
         made = []
         for item in items:
             where = item.source or item.id or "feedback"
             try:
-                found = worker.call(lambda served, item=item: how(served.base.renderer, item))
+                found = render(how, item)
             except (RenderError, DataError) as error:
                 dropped.append(BadRow(source=where, reason=str(error)))
                 continue
@@ -194,11 +198,9 @@ def _rows(worker: Worker, learning: Learning, longest: int, dropped: list[BadRow
             made.append((item, found))
         return made
 
-    demonstrated = rendered(learning.demonstrations, lambda renderer, item: renderer.rows(item))
+    demonstrated = rendered(learning.demonstrations, Renderer.rows)
     steps = [
-        (step.prompt, step.ids)
-        for item, _ in demonstrated
-        for step in worker.call(lambda served, item=item: served.base.renderer.steps(item))
+        (step.prompt, step.ids) for item, _ in demonstrated for step in render(Renderer.steps, item)
     ]
     return Rows(
         pairs=tuple(row for _, row in rendered(learning.preferences, Renderer.pair)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_finetune import artifacts
-from agent_finetune.config import AdapterConfig, ModelConfig, TrainConfig
+from agent_finetune.config import AdapterConfig, ModelConfig, Objective, TrainConfig
 from agent_finetune.records import PairTokens, Section, Tokens, VerdictTokens
 from agent_finetune.update.gate import Measures, Scores
 from agent_finetune.update.general import Said
@@ -31,9 +31,13 @@ class Rows:
         return bool(self.pairs or self.verdicts or self.demonstrations)
 
     @property
-    def phases(self) -> Sequence[tuple[str, Sequence[Any]]]:
+    def phases(self) -> Sequence[tuple[Objective, Sequence[Any]]]:
         """Objective and rows of each training run, in order: imitate first, then compare."""
-        every = (("sft", self.demonstrations), ("kto", self.verdicts), ("dpo", self.pairs))
+        every: tuple[tuple[Objective, Sequence[Any]], ...] = (
+            ("sft", self.demonstrations),
+            ("kto", self.verdicts),
+            ("dpo", self.pairs),
+        )
         return [(objective, rows) for objective, rows in every if rows]
 
 

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from peft import PeftModel
 
 from agent_finetune import adapters, artifacts, plugins
-from agent_finetune.config import DataConfig, RunConfig
+from agent_finetune.config import DataConfig, Objective, RunConfig
 from agent_finetune.contracts import LoadedModel, Retention, Settings, TrainJob, TrainResult
 from agent_finetune.evaluate import log_probabilities
 from agent_finetune.records import Tokens
@@ -60,7 +60,7 @@ def _open(job: UpdateJob, settings: Settings) -> LoadedModel:
 
 
 def _train_job(
-    job: UpdateJob, loaded: LoadedModel, objective: str, rows: Sequence[Any], folder: Path
+    job: UpdateJob, loaded: LoadedModel, objective: Objective, rows: Sequence[Any], folder: Path
 ) -> TrainJob:
     config = RunConfig(
         model=job.model,
