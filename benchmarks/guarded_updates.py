@@ -10,7 +10,7 @@ Feedback is corrections: the model's own greedy answer is rejected, a short one 
                   token than the rejected for at least 7 of 8, and likelier than before for 8 of 8;
                   the greedy answer changed for at least 5; the loss on the general set up by less
                   than 3%; another adapter on the same engine answers exactly as before
-    the gate      updates of 4 pairs each, from the base, with a trusted set of 8 other pairs: good
+    the gate      updates of 2 pairs each, from the base, with a trusted set of 8 other pairs: good
                   ones are all accepted, with 100 times the learning rate all rejected, with labels
                   swapped all rejected
 
@@ -178,7 +178,7 @@ def the_gate(
     }
     for number in range(rounds):
         for kind, (config, swapped) in kinds.items():
-            learning = feedback.learning(8 + 4 * number, 4, swapped=swapped)
+            learning = feedback.learning(8 + 2 * number, 2, swapped=swapped)
             name = f"{kind}{number}"
             try:
                 report = engine.update(name, learning, store=store, config=config, trusted=trusted)
