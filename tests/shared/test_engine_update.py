@@ -1,6 +1,7 @@
 """An update makes the agent better, or leaves it exactly as it was."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from live_engines import ask, make_adapter, open_engine
@@ -156,6 +157,14 @@ def test_one_update_of_a_name_at_a_time(engine, tmp_path):
 
     engine.update("helper", learning, store=tmp_path, config=quick(), on_progress=second)
     assert "'helper' is under way" in str(problems[0])
+
+
+def test_several_processes_train_one_version(engine, tmp_path):
+    config = replace(quick(epochs=3), processes=2)
+    report = engine.update("helper", learned(engine, PAIRS), store=tmp_path, config=config)
+    assert report.accepted, str(report)
+    assert report.stats["training"][0]["steps"] == 3
+    assert engine.generate(ask("Hello", adapter="helper")).revision == report.revision
 
 
 def test_answers_go_on_while_a_model_is_trained(engine, tmp_path):

@@ -32,7 +32,7 @@ from agent_finetune.render import Renderer
 from agent_finetune.update import fits
 from agent_finetune.update.gate import Check, decide
 from agent_finetune.update.general import Said, base_answers
-from agent_finetune.update.job import ADAPTER, JOB, LOG, OUTCOME, Outcome, Rows, UpdateJob
+from agent_finetune.update.job import ADAPTER, JOB, LOG, OUTCOME, RECORD, Outcome, Rows, UpdateJob
 from agent_finetune.update.options import UpdateConfig
 from agent_finetune.versions import Versions
 
@@ -90,7 +90,7 @@ def update(
         room = _room(served, job, config)
         del served  # or its weights would stay
         with nullcontext() if room.enough else worker.away():
-            _train(staging, settings, on_progress)
+            _train(staging, settings, config.processes, on_progress)
         outcome = Outcome.read(staging)
         checks = decide(outcome.before, outcome.after, outcome.base_loss, config.gate)
         accepted = all(check.passed for check in checks)
@@ -227,8 +227,8 @@ def _room(served: Served, job: UpdateJob, config: UpdateConfig) -> fits.Room:
     )
 
 
-def _train(staging: Path, settings: Settings, on_progress: Progress | None) -> None:
-    """Run the process that trains, and tell how far it is.
+def _train(staging: Path, settings: Settings, processes: int, on_progress: Progress | None) -> None:
+    """Run the processes that train, and tell how far they are.
 
     Raises:
         TrainError: It failed; the last of what it said is in the message.
@@ -239,14 +239,17 @@ def _train(staging: Path, settings: Settings, on_progress: Progress | None) -> N
         "offline": settings.offline,
         "cache_dir": str(settings.cache_dir),
     }
-    command = [sys.executable, "-m", "agent_finetune.cli.updating", str(staging)]
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command += ["agent_finetune.cli.updating", str(staging)]
     with (staging / LOG).open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
         )
     assert process.stdin is not None
     try:
-        process.stdin.write(json.dumps(told).encode() + b"\n")
+        process.stdin.write(json.dumps(told).encode().ljust(RECORD) * processes)
         process.stdin.flush()
         seen = 0
         while process.poll() is None:

@@ -73,7 +73,7 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
     say = report if processes.is_main_process else _say_nothing
     read = _demonstrations if config.train.objective == "sft" else judged.read
     rows_of = read(config, settings, say)
-    loaded = adapters.open_model(_placed(config.model, processes), settings, trainable=True)
+    loaded = adapters.open_model(placed(config.model, processes), settings, trainable=True)
     say(f"model: {loaded.resolved.name}, {loaded.dtype} on {loaded.device}")
     if loaded.config.adapter:
         say(f"adapter: {loaded.config.adapter} goes on training, with its own rank and targets")
@@ -183,8 +183,8 @@ def hold_out_share(
     )
 
 
-def _placed(config: ModelConfig, processes: PartialState) -> ModelConfig:
-    """Under torchrun each process has a GPU of its own."""
+def placed(config: ModelConfig, processes: PartialState) -> ModelConfig:
+    """The same model on this process's own GPU, where torchrun started several."""
     if processes.num_processes == 1 or processes.device.type != "cuda":
         return config
     return replace(config, device=f"cuda:{processes.local_process_index}")

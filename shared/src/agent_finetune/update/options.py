@@ -27,10 +27,13 @@ class UpdateConfig:
     """Weight of staying like the base on its own answers while training; 0 is none."""
     device: str | None = None
     """Where to train; None is where the model serves."""
+    processes: int = 1
+    """Processes that train, one for each GPU; torchrun runs them when there are several."""
     max_length: int = 2048
     """Rows of more tokens are dropped, and counted."""
 
     def __post_init__(self) -> None:
         check_at_least("retention", self.retention, 0)
+        check_at_least("processes", self.processes, 1)
         if self.train.method != "lora":
             raise ConfigError(f"method is {self.train.method!r}; a live model learns by lora only")

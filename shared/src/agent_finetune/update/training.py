@@ -19,6 +19,7 @@ from agent_finetune.contracts import LoadedModel, Retention, Settings, TrainJob,
 from agent_finetune.evaluate import log_probabilities
 from agent_finetune.records import Tokens
 from agent_finetune.render import Renderer
+from agent_finetune.train.job import placed
 from agent_finetune.update.gate import Measures, Scores
 from agent_finetune.update.general import Said
 from agent_finetune.update.job import ADAPTER, Outcome, Rows, UpdateJob
@@ -30,7 +31,8 @@ def train(folder: Path, settings: Settings) -> None:
     Under torchrun every process calls this, and the first one writes.
     """
     job = UpdateJob.read(folder)
-    main = PartialState().is_main_process
+    processes = PartialState(cpu=job.model.device == "cpu")
+    job = replace(job, model=placed(job.model, processes))
     loaded = _open(job, settings)
     before = _measure(loaded, job)
     base_loss = before.general  # a new adapter changes nothing
@@ -43,7 +45,7 @@ def train(folder: Path, settings: Settings) -> None:
     outcome = Outcome(
         before=before, after=_measure(loaded, job), base_loss=base_loss, phases=tuple(phases)
     )
-    if main:
+    if processes.is_main_process:
         with artifacts.new_folder(folder / ADAPTER) as target:
             adapters.save(loaded.model, loaded.tokenizer, target)
         outcome.write(folder)
