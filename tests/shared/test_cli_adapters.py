@@ -1,8 +1,8 @@
-import json
+from functools import partial
 
 import pytest
+from command_line import answer_of, run_verb
 
-from agent_finetune import cli
 from agent_finetune.versions import Versions
 
 
@@ -18,16 +18,8 @@ def store(tmp_path):
     return tmp_path / "store"
 
 
-def run(capsys, *words):
-    code = cli.main(["adapters", *map(str, words)])
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
-
-
-def answer(capsys, *words):
-    code, out, _ = run(capsys, *words, "--json")
-    assert code == 0
-    return json.loads(out)
+run = partial(run_verb, "adapters")
+answer = partial(answer_of, "adapters")
 
 
 def test_the_adapters_of_a_store_are_listed(store, capsys):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from live_engines import ask, open_engine
+from updating_host import PAIRS
 
 from agent_finetune.cli import main
 from agent_finetune.testing import save_tiny_model
@@ -11,10 +12,6 @@ from agent_finetune.versions import Versions
 
 LOOSE = ["--max-forgetting", "1", "--max-drift", "1"]
 QUICK = ["--epochs", "3", "--batch-size", "2", "--learning-rate", "3e-3", "--rank", "4", *LOOSE]
-PAIRS = [
-    {"prompt": "What is the weather?", "chosen": "It is sunny.", "rejected": "system user"},
-    {"prompt": "Who are you?", "chosen": "An assistant.", "rejected": "tool function"},
-]
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 import json
 from datetime import datetime
+from functools import partial
 
 import pytest
+from command_line import answer_of, run_verb
 
-from agent_finetune import cli, readers
+from agent_finetune import readers
 from agent_finetune.config import DataConfig
 from agent_finetune.contracts import Exchange, Request, Result, Settings, Usage
 from agent_finetune.recordings import Recordings
@@ -42,16 +44,8 @@ def path(tmp_path):
     return tmp_path / "recordings.db"
 
 
-def run(capsys, *words):
-    code = cli.main(["recordings", *map(str, words)])
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
-
-
-def answer(capsys, *words):
-    code, out, _ = run(capsys, *words, "--json")
-    assert code == 0
-    return json.loads(out)
+run = partial(run_verb, "recordings")
+answer = partial(answer_of, "recordings")
 
 
 def test_generations_are_listed_the_newest_first_with_their_feedback(path, capsys):

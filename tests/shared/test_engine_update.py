@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from live_engines import ask, make_adapter, open_engine
+from updating_host import PAIRS
 
 from agent_finetune.config import AdapterConfig, TrainConfig
 from agent_finetune.contracts import Settings
@@ -41,12 +42,6 @@ def learned(engine, items, name=None):
     for text in ("What is the weather?", "Who are you?"):
         engine.generate(ask(text, adapter=name))
     return align(read_feedback(items), engine.recent()[-2:])
-
-
-PAIRS = [
-    {"prompt": "What is the weather?", "chosen": "It is sunny.", "rejected": "system user"},
-    {"prompt": "Who are you?", "chosen": "An assistant.", "rejected": "tool function"},
-]
 
 
 def test_an_accepted_update_speaks_under_its_name_and_is_a_version(engine, tmp_path):

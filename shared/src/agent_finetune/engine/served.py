@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import gc
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -22,8 +22,6 @@ from agent_finetune.engine.scheduler import Scheduler
 from agent_finetune.errors import ConfigError
 from agent_finetune.models.adapter_folders import own_tokenizer, read_config
 from agent_finetune.render import Renderer
-
-logger = logging.getLogger(__name__)
 
 
 class Served:
@@ -187,8 +185,6 @@ def _context(loaded: LoadedModel) -> int:
 
 def unload() -> None:
     """Give the memory of a model that nobody refers to any more back to the device."""
-    import gc
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

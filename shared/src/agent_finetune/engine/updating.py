@@ -86,9 +86,7 @@ def update(
         before = None if parent is None else versions.adapter_dir(parent)
         job, dropped = _job(worker, learning, trusted, before, config, settings)
         job.write(staging)
-        served = worker.call(lambda served: served)
-        room = _room(served, job, config)
-        del served  # or its weights would stay
+        room = worker.call(lambda served: _room(served, job, config))
         with nullcontext() if room.enough else worker.away():
             _train(staging, settings, config.processes, on_progress)
         outcome = Outcome.read(staging)
