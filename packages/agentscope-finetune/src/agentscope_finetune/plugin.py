@@ -1,9 +1,11 @@
-"""The hooks that this plugin answers. Importing this module imports no torch and no AgentScope."""
+"""The hooks that this plugin answers. Importing this module imports no torch."""
 
 from __future__ import annotations
 
 from agent_finetune import hookimpl
-from agent_finetune.contracts import Reading, Source
+from agent_finetune.contracts import Engine, Reading, Source
+
+HOST = "agentscope"
 
 
 @hookimpl
@@ -15,3 +17,13 @@ def finetune_read_examples(source: Source, format: str) -> Reading | None:
     if format == records.FORMAT or (format == "auto" and records.is_agentscope(source.rows)):
         return Reading(format=records.FORMAT, items=convert(source.rows, records.read_row))
     return None
+
+
+@hookimpl
+def finetune_connect_host(host: str, agent: object, engine: Engine) -> object | None:
+    """Let a live AgentScope agent speak through an engine; answer its new chat model."""
+    if host != HOST:
+        return None
+    from agentscope_finetune.model import connect
+
+    return connect(agent, engine)
