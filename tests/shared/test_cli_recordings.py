@@ -38,7 +38,8 @@ def path(tmp_path):
         exchange("c", "", time=DAY + 5, adapter=None, finish="tool_calls", calls=call),
         exchange("d", "Par", time=DAY + 6, adapter="cook", finish="length"),
     ):
-        recordings.add(recorded, model="smol")
+        session = "monday" if recorded.result.id in "ab" else None
+        recordings.add(recorded, model="smol", agent="Cook", session=session)
     recordings.feedback("a", value=True, reward=0.5, comment="yes")
     recordings.feedback("b", value=False, correction="Paris")
     return tmp_path / "recordings.db"
@@ -67,8 +68,17 @@ def test_a_list_can_be_narrowed(path, capsys):
 
     assert ids("--number", 2) == ["d", "c"]
     assert ids("--adapter", "shopper") == ["b", "a"]
+    assert ids("--agent", "Cook", "--session", "monday") == ["b", "a"]
+    assert ids("--agent", "Waiter") == []
     assert ids("--since", "2026-01-31") == ["d", "c", "b"]
     assert ids("--since", "2026-01-31", "--before", "2026-01-31T00:00:05") == ["b"]
+
+
+def test_a_corrected_call_is_shown(path, capsys):
+    better = Message(role="assistant", tool_calls=(ToolCall(name="look_up", arguments={"a": 1}),))
+    Recordings(path).feedback("c", correction=better)
+    shown = answer(capsys, "show", path, "c")
+    assert shown["feedback"][0]["correction"]["tool_calls"][0]["arguments"] == {"a": 1}
 
 
 def test_one_generation_is_shown_whole(path, capsys):

@@ -224,12 +224,15 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
         Recordings(tmp_path)
 
 
-def test_recordings_of_a_later_version_are_not_touched(recordings):
+@pytest.mark.parametrize("version", [1, 7])
+def test_recordings_of_another_version_are_not_touched(recordings, version):
     connection = sqlite3.connect(recordings.path)
-    connection.execute("PRAGMA user_version=7")
+    connection.execute(f"PRAGMA user_version={version}")
     connection.close()
-    with pytest.raises(ConfigError, match="recordings of version 7"):
+    before = recordings.path.read_bytes()
+    with pytest.raises(ConfigError, match=f"recordings of version {version}.* can export them"):
         Recordings(recordings.path)
+    assert recordings.path.read_bytes() == before
 
 
 def test_feedback_attaches_to_a_generation(recordings):
@@ -255,6 +258,8 @@ def test_feedback_attaches_to_a_generation(recordings):
         ({"reward": float("nan")}, "reward is nan; it must be a finite number"),
         ({"reward": True}, "reward is True"),
         ({"correction": " "}, "correction is ' '; it must say something"),
+        ({"correction": Message(role="user", text="x")}, "correction is of 'user'"),
+        ({"correction": Message(role="assistant")}, "correction has no words and no calls"),
     ],
 )
 def test_feedback_that_says_nothing_is_refused(recordings, said, reason):
@@ -270,6 +275,58 @@ def test_feedback_on_nothing_is_refused(recordings):
     with pytest.raises(DataError, match="no generation 'g1' is recorded"):
         recordings.show("g1")
     assert recordings.by_id("g1") is None
+
+
+def test_generations_are_found_by_who_asked_and_in_which_conversation(recordings):
+    recordings.add(exchange("a"), agent="Cook", session="monday", reply="r1")
+    recordings.add(exchange("b"), agent="Cook", session="monday", reply="r1")
+    recordings.add(exchange("c"), agent="Cook", session="tuesday", reply="r2")
+    recordings.add(exchange("d"), agent="Waiter", session="monday")
+    recordings.add(exchange("e"))
+
+    def ids(**which):
+        return [recording.id for recording in recordings.read(Which(**which))]
+
+    assert ids(agent="Cook") == ["a", "b", "c"]
+    assert ids(session="monday") == ["a", "b", "d"]
+    assert ids(agent="Cook", session="monday") == ["a", "b"]
+    assert ids(reply="r1") == ["a", "b"]
+    shown = recordings.show("c")
+    assert (shown.agent, shown.session, shown.reply) == ("Cook", "tuesday", "r2")
+    assert recordings.delete(Which(agent="Cook")) == 3
+
+
+def test_a_name_that_is_an_address_is_taken_out_and_the_ids_stay(recordings):
+    recordings.add(exchange(), session="jo@example.org")
+    shown = recordings.show("g1")
+    assert (shown.session, shown.redacted) == ("[redacted e-mail]", None)
+    assert shown.exchange == exchange()
+
+
+def test_a_correction_may_be_a_call(recordings):
+    better = Message(role="assistant", text="Looking.", thinking="Hm.", tool_calls=(CALL,))
+    recordings.add(exchange())
+    recordings.feedback("g1", correction=better)
+    (said,) = recordings.show("g1").feedback
+    assert said.correction == better
+    (item,) = recordings.judgements()
+    assert item == {"id": "g1", "correction": better}
+    (pair,) = align(read_feedback([item]), more=recordings).preferences
+    assert (pair.chosen, pair.rejected.text) == (better, "Paris")
+    (row,) = json.loads(json.dumps(list(recordings.export("feedback"))))
+    (pair,) = align(read_feedback([row])).preferences
+    assert pair.chosen == better
+    assert list(recordings.examples()) == []
+
+
+def test_a_corrected_call_with_a_secret_is_kept_redacted_and_not_learnt(recordings):
+    call = ToolCall(name="log_in", arguments={"user": "jo", "password": "hunter2!x"})
+    recordings.add(exchange())
+    recordings.feedback("g1", correction=Message(role="assistant", tool_calls=(call,)))
+    (said,) = recordings.show("g1").feedback
+    assert said.redacted
+    assert said.correction.tool_calls[0].arguments["password"] == "[redacted secret]"
+    assert list(recordings.judgements()) == []
 
 
 def test_answers_are_found_by_a_piece_of_their_text(recordings):

@@ -16,7 +16,7 @@ from agent_finetune.cli.table import table
 from agent_finetune.records import Message
 
 if TYPE_CHECKING:
-    from agent_finetune.recordings import Recording, Recordings, Which
+    from agent_finetune.recordings import Feedback, Recording, Recordings, Which
 
 recordings = App(
     name="recordings",
@@ -31,6 +31,10 @@ class Chosen:
 
     adapter: str | None = None
     """Only those of this adapter."""
+    agent: str | None = None
+    """Only those of the agent of this name."""
+    session: str | None = None
+    """Only those of this conversation."""
     since: datetime | None = None
     """Only those of this time or later, like 2026-01-31 or 2026-01-31T18:00."""
     before: datetime | None = None
@@ -57,9 +61,17 @@ def list_recordings(
     """
     found = _open(path).list(_which(chosen), limit=number)
     text = table(
-        ("id", "time", "adapter", "feedback", "answer"),
+        ("id", "time", "agent", "session", "adapter", "feedback", "answer"),
         [
-            (r.id, _local(r.exchange.time), r.adapter, _mark(r), _start(r.exchange.result.message))
+            (
+                r.id,
+                _local(r.exchange.time),
+                r.agent,
+                r.session,
+                r.adapter,
+                _mark(r),
+                _start(r.exchange.result.message),
+            )
             for r in found
         ],
         empty=f"{path}: no recordings",
@@ -146,6 +158,8 @@ def _which(chosen: Chosen) -> Which:
 
     return Which(
         adapter=chosen.adapter,
+        agent=chosen.agent,
+        session=chosen.session,
         since=None if chosen.since is None else chosen.since.timestamp(),
         before=None if chosen.before is None else chosen.before.timestamp(),
     )
@@ -154,9 +168,23 @@ def _which(chosen: Chosen) -> Which:
 def _as_json(recording: Recording) -> dict[str, Any]:
     from agent_finetune.recordings.exchanges import to_record
 
-    record = to_record(recording.exchange, model=recording.model, adapter=recording.adapter)
-    said = [asdict(feedback) for feedback in recording.feedback]
+    record = to_record(
+        recording.exchange,
+        model=recording.model,
+        adapter=recording.adapter,
+        agent=recording.agent,
+        session=recording.session,
+        reply=recording.reply,
+    )
+    said = [asdict(feedback) | _corrected(feedback) for feedback in recording.feedback]
     return {**record, "redacted": recording.redacted, "feedback": said}
+
+
+def _corrected(feedback: Feedback) -> dict[str, Any]:
+    from agent_finetune.recordings.exchanges import said_message
+
+    better = feedback.correction
+    return {"correction": said_message(better) if isinstance(better, Message) else better}
 
 
 def _local(time: float) -> str:

@@ -40,6 +40,9 @@ GENERATIONS = Table(
     Column("model", Text, nullable=False),
     Column("adapter", Text, index=True),
     Column("revision", Text, nullable=False),
+    Column("agent", Text, index=True),
+    Column("session", Text, index=True),
+    Column("reply", Text, index=True),
     Column("text", Text, nullable=False),  # the answer's, stripped, for looking it up
     Column("redacted", Text),
     Column("request", JSON, nullable=False),
@@ -61,7 +64,7 @@ FEEDBACK = Table(
 )
 _APPLICATION = 0x41465452
 """SQLite's mark of whose file it is; ours reads AFTR."""
-_VERSION = 1
+_VERSION = 2
 _PATIENCE = 30.0
 """Seconds that a statement waits for another process."""
 _TRIES = 5
@@ -165,7 +168,8 @@ class Database:
             raise ConfigError(f"{self.path}: a database of another program; give another path")
         if version != _VERSION:
             raise ConfigError(
-                f"{self.path}: recordings of version {version!r}; this program reads {_VERSION}"
+                f"{self.path}: recordings of version {version!r}; this program reads {_VERSION}, "
+                "and the one that made them can export them"
             )
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from agent_finetune.contracts import Exchange, Request, Result, Usage
@@ -14,11 +14,19 @@ _PLAIN = {spec.name: spec.default for spec in fields(Message) if spec.name != "r
 """Fields of a message that are left out where they hold what they hold by default."""
 
 
-def to_record(exchange: Exchange, *, model: str, adapter: str | None) -> dict[str, Any]:
+def to_record(
+    exchange: Exchange,
+    *,
+    model: str,
+    adapter: str | None,
+    agent: str | None = None,
+    session: str | None = None,
+    reply: str | None = None,
+) -> dict[str, Any]:
     """The record of an exchange, of JSON's types only.
 
-    Keys: id, time, model, adapter, revision; `request` with messages, tools and settings; `result`
-    with message, finish, usage and broken_calls.
+    Keys: id, time, model, adapter, revision, agent, session, reply; `request` with messages, tools
+    and settings; `result` with message, finish, usage and broken_calls.
     """
     request, result = exchange.request, exchange.result
     served = result.message.generation
@@ -31,6 +39,9 @@ def to_record(exchange: Exchange, *, model: str, adapter: str | None) -> dict[st
         "model": model,
         "adapter": adapter,
         "revision": result.revision,
+        "agent": agent,
+        "session": session,
+        "reply": reply,
         "request": {
             "messages": [_message(message, ids) for message in request.messages],
             "tools": list(request.tools),
@@ -53,8 +64,11 @@ def to_row(record: Mapping[str, Any], cleaned: Mapping[str, Any]) -> dict[str, A
     """
     try:
         redacted = None
-        if cleaned != record:
-            redacted = "prompt" if cleaned["result"] == record["result"] else "answer"
+        if cleaned["result"] != record["result"]:
+            redacted = "answer"
+        elif cleaned["request"] != record["request"]:
+            redacted = "prompt"
+        if redacted is not None:
             cleaned = without_ids(cleaned)
         message = to_exchange(cleaned).result.message
         row = {name: cleaned[name] for name in record}
@@ -66,6 +80,16 @@ def to_row(record: Mapping[str, Any], cleaned: Mapping[str, Any]) -> dict[str, A
     if (row["id"], row["time"]) != (record["id"], record["time"]):
         raise PluginError(f"finetune_redact_record changed the id or time of {record['id']!r}")
     return {**row, "text": storable(message.text.strip()), "redacted": redacted}
+
+
+def said_message(message: Message) -> dict[str, Any]:
+    """An answer that nobody generated, a correction, of JSON's types only."""
+    return _message(replace(message, generation=None, trained=True), ())
+
+
+def read_said(item: Mapping[str, Any]) -> Message:
+    """What `said_message` wrote."""
+    return _read_message(item, ())
 
 
 def storable(text: str) -> str:

@@ -21,8 +21,8 @@ class Feedback:
     """Seconds since the epoch."""
     value: bool | None = None
     """Thumbs up or down."""
-    correction: str | None = None
-    """What the answer should have been."""
+    correction: str | Message | None = None
+    """What the answer should have been; a message where it is more than words."""
     reward: float | None = None
     """The higher the better."""
     comment: str | None = None
@@ -37,6 +37,12 @@ class Recording:
     exchange: Exchange
     model: str
     adapter: str | None
+    agent: str | None = None
+    """Name of the agent that asked the model."""
+    session: str | None = None
+    """What the host calls the conversation."""
+    reply: str | None = None
+    """What the host calls the reply that this generation is a step of."""
     redacted: Redacted | None
     """Where something was taken out, and with it every exact token id; `answer`: there at least."""
     feedback: Sequence[Feedback] = ()
@@ -128,8 +134,10 @@ def feedback_row(recording: Recording) -> dict[str, Any] | None:
     said = [openai_message(recording.exchange.result.message)]
     row = {"prompt": [openai_message(m) for m in recording.exchange.request.messages]}
     if "correction" in shape:
-        better = [{"role": "assistant", "content": shape.pop("correction")}]
-        row |= {"chosen": better, "rejected": said}
+        better = shape.pop("correction")
+        if isinstance(better, str):
+            better = Message(role="assistant", text=better)
+        row |= {"chosen": [openai_message(better)], "rejected": said}
     else:
         row["completion"] = said
     return row | _offered(recording) | shape

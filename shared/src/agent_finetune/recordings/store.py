@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -17,7 +18,14 @@ from agent_finetune import plugins
 from agent_finetune.contracts import Exchange
 from agent_finetune.errors import ConfigError, DataError
 from agent_finetune.recordings.database import FEEDBACK, GENERATIONS, Database
-from agent_finetune.recordings.exchanges import storable, to_exchange, to_record, to_row
+from agent_finetune.recordings.exchanges import (
+    read_said,
+    said_message,
+    storable,
+    to_exchange,
+    to_record,
+    to_row,
+)
 from agent_finetune.recordings.recording import (
     Feedback,
     Recording,
@@ -26,7 +34,7 @@ from agent_finetune.recordings.recording import (
     to_example,
     to_shape,
 )
-from agent_finetune.records import Example
+from agent_finetune.records import Example, Message
 
 ExportFormat = Literal["messages", "feedback"]
 _PAGE = 200
@@ -39,6 +47,12 @@ class Which:
 
     adapter: str | None = None
     """Only those of this adapter."""
+    agent: str | None = None
+    """Only those of the agent of this name."""
+    session: str | None = None
+    """Only those of this conversation."""
+    reply: str | None = None
+    """Only the steps of this reply."""
     since: float | None = None
     """Only those of this time or later, seconds since the epoch."""
     before: float | None = None
@@ -68,13 +82,25 @@ class Recordings:
         self._database = Database(path, create=create)
         self.path = self._database.path
 
-    def add(self, exchange: Exchange, *, model: str = "", adapter: str | None = None) -> None:
+    def add(
+        self,
+        exchange: Exchange,
+        *,
+        model: str = "",
+        adapter: str | None = None,
+        agent: str | None = None,
+        session: str | None = None,
+        reply: str | None = None,
+    ) -> None:
         """Record a generation.
 
         Args:
             exchange: The exact request and result, with ids, revision and time.
             model: What the user calls the base.
             adapter: The adapter that spoke; None is the one that the request names.
+            agent: Name of the agent that asked.
+            session: What its host calls the conversation.
+            reply: What its host calls the reply that this generation is a step of.
 
         Raises:
             DataError: A generation of this id is recorded.
@@ -82,7 +108,10 @@ class Recordings:
             ConfigError: The file cannot be written.
         """
         adapter = exchange.request.adapter if adapter is None else adapter
-        said = json.dumps(to_record(exchange, model=model, adapter=adapter))
+        record = to_record(
+            exchange, model=model, adapter=adapter, agent=agent, session=session, reply=reply
+        )
+        said = json.dumps(record)
         # A copy, so that a plugin that cleans in place is noticed, and changes no live request.
         row = to_row(json.loads(said), plugins.redact_record(json.loads(said)))
         try:
@@ -97,7 +126,7 @@ class Recordings:
         id: str,
         *,
         value: bool | None = None,
-        correction: str | None = None,
+        correction: str | Message | None = None,
         reward: float | None = None,
         comment: str | None = None,
     ) -> None:
@@ -106,7 +135,8 @@ class Recordings:
         Args:
             id: The generation's id, `Result.id`.
             value: Thumbs up or down.
-            correction: What the answer should have been.
+            correction: What the answer should have been; as a message where it should have
+                called a tool.
             reward: Any number, the higher the better.
             comment: For people; nothing is learnt from it.
 
@@ -116,8 +146,10 @@ class Recordings:
         """
         said = {"value": value, "correction": correction, "reward": reward, "comment": comment}
         _check_said(said)
+        if isinstance(correction, Message):
+            said["correction"] = json.loads(json.dumps(said_message(correction)))
         now = time.time()
-        cleaned = plugins.redact_record({"id": id, "time": now, **said})
+        cleaned = plugins.redact_record(copy.deepcopy({"id": id, "time": now, **said}))
         kept = {name: cleaned.get(name) for name in said}
         row = {"generation": id, "time": now, "said": {**kept, "redacted": kept != said}}
         try:
@@ -253,6 +285,9 @@ def _conditions(which: Which) -> list[Any]:
     conditions: list[Any] = []
     if which.adapter is not None:
         conditions.append(GENERATIONS.c.adapter == which.adapter)
+    for column in ("agent", "session", "reply"):
+        if (wanted := getattr(which, column)) is not None:
+            conditions.append(GENERATIONS.c[column] == wanted)
     if which.since is not None:
         conditions.append(GENERATIONS.c.time >= which.since)
     if which.before is not None:
@@ -270,17 +305,27 @@ def _with_feedback(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence
     for start in range(0, len(ids), _PAGE):
         some = FEEDBACK.c.generation.in_(ids[start : start + _PAGE])
         for row in connection.execute(select(FEEDBACK).where(some).order_by(FEEDBACK.c.number)):
-            said[row.generation].append(Feedback(time=row.time, **row.said))
+            said[row.generation].append(_feedback(row))
     return [
         Recording(
             exchange=to_exchange(row._asdict()),
             model=row.model,
             adapter=row.adapter,
+            agent=row.agent,
+            session=row.session,
+            reply=row.reply,
             redacted=row.redacted,
             feedback=tuple(said[row.id]),
         )
         for row in rows
     ]
+
+
+def _feedback(row: Row[Any]) -> Feedback:
+    said = dict(row.said)
+    if isinstance(said["correction"], Mapping):
+        said["correction"] = read_said(said["correction"])
+    return Feedback(time=row.time, **said)
 
 
 def _check_said(said: Mapping[str, Any]) -> None:
@@ -290,7 +335,13 @@ def _check_said(said: Mapping[str, Any]) -> None:
     if reward is not None and (isinstance(reward, bool) or not math.isfinite(reward)):
         raise DataError(f"reward is {reward!r}; it must be a finite number")
     for name in ("correction", "comment"):
-        if said[name] is not None and not said[name].strip():
+        if isinstance(said[name], str) and not said[name].strip():
             raise DataError(f"{name} is {said[name]!r}; it must say something")
+    correction = said["correction"]
+    if isinstance(correction, Message):
+        if correction.role != "assistant":
+            raise DataError(f"correction is of {correction.role!r}; it must be an assistant's")
+        if not (correction.text.strip() or correction.tool_calls):
+            raise DataError("correction has no words and no calls; it must say something")
     if all(item is None for item in said.values()):
         raise DataError("nothing is said; give a value, a correction, a reward or a comment")
