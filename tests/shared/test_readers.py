@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_finetune import hookimpl, plugins, readers
+from agent_finetune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from agent_finetune.contracts import Reading, Secret, Settings
-from agent_finetune.errors import DataError
+from agent_finetune.errors import ConfigError, DataError
 from agent_finetune.readers import formats, hub
-from agent_finetune.records import BadRow, Example, Message, Row
+from agent_finetune.records import BadRow, Example, Generation, Message, Row
 
 MESSAGES = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
@@ -278,6 +279,38 @@ def test_a_hub_split_that_does_not_exist_is_named(tmp_path):
     pq.write_table(pa.table({"prompt": ["q"]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match="split 'nope' cannot be read"):
         hub.hub_rows(str(tmp_path), "nope", Settings())
+
+
+def test_a_system_prompt_stands_before_examples_that_have_none(jsonl):
+    own = [{"role": "system", "content": "Mine."}, *MESSAGES]
+    path = jsonl({"messages": MESSAGES}, {"messages": own})
+    config = DataConfig(data=str(path), system_prompt="Ours.")
+    first, second = readers.read_configured(config, Settings()).examples
+    assert [turn.text for turn in first.messages] == ["Ours.", "q", "a"]
+    assert [turn.text for turn in second.messages] == ["Mine.", "q", "a"]
+
+
+def test_what_a_model_said_without_a_system_prompt_gets_none():
+    said = Message(role="assistant", text="a", generation=Generation(prompt_ids=(1,), ids=(2,)))
+
+    class Recorded:
+        @hookimpl
+        def finetune_read_examples(self, source, format):
+            return Reading(format="recorded", items=[Example(messages=(said,))])
+
+    with plugins.registered(Recorded(), "recorded"):
+        config = DataConfig(data=__file__, system_prompt="Ours.")
+        assert readers.read_configured(config, Settings()).examples[0].messages == (said,)
+
+
+def test_a_system_prompt_is_not_put_into_feedback():
+    with pytest.raises(ConfigError, match="objective is 'dpo'"):
+        RunConfig(
+            model=ModelConfig(model="m"),
+            data=DataConfig(data="d", system_prompt="Ours."),
+            out="o",
+            train=TrainConfig(objective="dpo"),
+        )
 
 
 KEYS = [

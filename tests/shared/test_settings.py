@@ -3,9 +3,9 @@ import pickle
 import pytest
 
 from agent_finetune.errors import ConfigError
-from agent_finetune.settings import read_settings
+from agent_finetune.settings import TOKEN_NAMES, read_settings
 
-NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "AGENT_FINETUNE_CACHE")
+NAMES = (*TOKEN_NAMES, "HF_HUB_OFFLINE", "AGENT_FINETUNE_CACHE")
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,13 @@ def test_the_environment_wins_over_the_file_under_either_name(tmp_path, monkeypa
     (tmp_path / ".env").write_text("HF_TOKEN=hf_from_file\n")
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_from_environment")
     assert read_settings().hub_token.reveal() == "hf_from_environment"
+
+
+def test_the_hub_s_own_names_of_the_token_win_over_huggingface_token(tmp_path):
+    (tmp_path / ".env").write_text("HUGGINGFACE_TOKEN=hf_older\n")
+    assert read_settings().hub_token.reveal() == "hf_older"
+    (tmp_path / ".env").write_text("HUGGINGFACE_TOKEN=hf_older\nHF_TOKEN=hf_own\n")
+    assert read_settings().hub_token.reveal() == "hf_own"
 
 
 def test_an_empty_value_counts_as_not_set(tmp_path, monkeypatch):

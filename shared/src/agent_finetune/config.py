@@ -94,6 +94,8 @@ class DataConfig:
     """trim the oldest turns but keep system and tools, drop the row, or make it an error."""
     sections: tuple[Section, ...] = tuple(Section)
     """Parts of the model's turns that are trained."""
+    system_prompt: str | None = None
+    """System message for examples that have none, so that they are trained as they are served."""
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -253,6 +255,11 @@ class RunConfig:
             raise ConfigError(
                 f"dropout is {self.lora.dropout!r} and objective is {self.train.objective!r}; "
                 "that compares log-probabilities with those of a reference; dropout must be 0"
+            )
+        if self.train.objective != "sft" and self.data.system_prompt is not None:
+            raise ConfigError(
+                f"system_prompt is given and objective is {self.train.objective!r}; feedback is "
+                "about answers to the prompts that it names, which stay as they are"
             )
         if self.train.patience is not None and not (self.data.eval_data or self.data.eval_share):
             raise ConfigError("patience needs held-out data; give eval_data or eval_share")

@@ -11,7 +11,7 @@ from dotenv import dotenv_values
 from agent_finetune.contracts import Secret, Settings
 from agent_finetune.errors import ConfigError
 
-TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
 _YES = ("1", "on", "yes", "true")
 _NO = ("0", "off", "no", "false")
 
@@ -19,7 +19,8 @@ _NO = ("0", "off", "no", "false")
 def read_settings(env_file: Path | None = None) -> Settings:
     """Read the environment and a `.env` file; the environment wins.
 
-    Known names are HF_TOKEN (or HUGGING_FACE_HUB_TOKEN), HF_HUB_OFFLINE and AGENT_FINETUNE_CACHE.
+    Known names are HF_TOKEN (or HUGGING_FACE_HUB_TOKEN or HUGGINGFACE_TOKEN), HF_HUB_OFFLINE and
+    AGENT_FINETUNE_CACHE.
     An empty value counts as not set. Nothing is written back into the environment.
 
     Args:

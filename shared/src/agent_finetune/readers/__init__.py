@@ -13,14 +13,14 @@ Formats, most specific first: bfcl, messages, sharegpt, lima, dolly, alpaca, pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent_finetune import plugins
 from agent_finetune.errors import DataError
 from agent_finetune.readers.rows import convert
 from agent_finetune.readers.sources import OpenedSource, open_source
-from agent_finetune.records import BadRow, Example
+from agent_finetune.records import BadRow, Example, Message
 
 if TYPE_CHECKING:
     from agent_finetune.config import BadRowPolicy, DataConfig
@@ -90,10 +90,21 @@ def read_configured(
     Raises:
         DataError: As `read`.
     """
-    return read(
+    result = read(
         name or config.data,
         format=config.format,
         on_bad_row=config.on_bad_row,
         split=config.split,
         settings=settings,
     )
+    if not config.system_prompt:
+        return result
+    system = Message(role="system", text=config.system_prompt)
+    return replace(result, examples=tuple(_begun(each, system) for each in result.examples))
+
+
+def _begun(example: Example, system: Message) -> Example:
+    """The example behind a system message, where it has none and was not generated without one."""
+    if any(turn.role == "system" or turn.generation is not None for turn in example.messages):
+        return example
+    return replace(example, messages=(system, *example.messages))
