@@ -7,7 +7,6 @@ trained with, and it names a base that can be loaded.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,13 @@ from agent_finetune.artifacts import new_folder
 from agent_finetune.config import AdapterConfig, Dtype, ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ConfigError, ModelError
-from agent_finetune.models.adapter_folders import base_of, own_tokenizer, read_config, with_base
+from agent_finetune.models.adapter_folders import (
+    base_of,
+    own_tokenizer,
+    read_config,
+    with_base,
+)
+from agent_finetune.models.adapter_folders import digest as digest  # weights are not needed for it
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -154,23 +159,6 @@ def merge(adapter: Path, out: Path, settings: Settings, *, dtype: Dtype = "auto"
         merged.save_pretrained(str(folder))
         loaded.tokenizer.save_pretrained(str(folder))
     return out
-
-
-def digest(folder: Path) -> str:
-    """sha256 over everything in an adapter's folder that changes an answer, as `sha256:...`.
-
-    Left out are what only people read, and files of a training checkpoint.
-    """
-    names = (
-        path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja")
-    )
-    total = hashlib.sha256()
-    for path in sorted(names):
-        with path.open("rb") as file:
-            total.update(
-                f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
-            )
-    return f"sha256:{total.hexdigest()}"
 
 
 def float32_masters(model: Any) -> None:

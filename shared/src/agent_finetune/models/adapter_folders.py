@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -61,3 +62,20 @@ def own_tokenizer(folder: Path, config: ModelConfig) -> Any | None:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
+
+
+def digest(folder: Path) -> str:
+    """sha256 over everything in an adapter's folder that changes an answer, as `sha256:...`.
+
+    Left out are what only people read, and files of a training checkpoint.
+    """
+    names = (
+        path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja")
+    )
+    total = hashlib.sha256()
+    for path in sorted(names):
+        with path.open("rb") as file:
+            total.update(
+                f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
+    return f"sha256:{total.hexdigest()}"
