@@ -83,7 +83,8 @@ FAULTS = {
         "generate": lambda self, request: self.stream(replace(request, max_new_tokens=3)).result()
     },
     "pieces_come_one_by_one_and_add_up_to_the_message": read_otherwise(__iter__=last_piece),
-    "usage_counts_the_ids": {"count_tokens": lambda self, messages, tools: len(messages)},
+    "usage_counts_the_ids": {"count_tokens": lambda self, messages, tools, **_: len(messages)},
+    "sampling_options_are_heeded": asked_otherwise(top_k=0, repetition_penalty=1.0),
     "max_new_tokens_ends_an_answer": asked_otherwise(max_new_tokens=9),
     "a_stop_string_ends_an_answer_and_is_not_in_its_text": asked_otherwise(stop=()),
     "a_seed_gives_the_same_answer_whatever_is_beside_it": asked_otherwise(seed=None),

@@ -23,7 +23,7 @@ from agent_finetune.engine.grammar import Constraint, Grammars
 from agent_finetune.engine.sampling import Sampling, choose
 from agent_finetune.engine.schemas import KNOWN_FORMATS, prepared
 from agent_finetune.errors import ConfigError, EngineError, RenderError
-from agent_finetune.records import Message
+from agent_finetune.records import Message, ToolCall
 from agent_finetune.render import Renderer
 from agent_finetune.settings import read_settings
 from agent_finetune.testing import tiny_tokenizer
@@ -568,3 +568,39 @@ def test_a_small_model_calls_when_it_has_to() -> None:
     (call,) = real()[1].parse(ids, TOOLS).calls
     assert call.name == "get_weather"
     assert call.arguments["city"] == "Paris"
+
+
+QUESTION = (Message(role="user", text="What is the weather?"),)
+CALLED = (
+    *QUESTION,
+    Message(role="assistant", tool_calls=(ToolCall(name="now", arguments={}, id="callaaaaa"),)),
+    Message(role="tool", text="noon", tool_call_id="callaaaaa", name="now"),
+)
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_schema_is_held_to_whether_thinking_is_asked_for_or_not(name: str, wanted: bool) -> None:
+    asked = template_renderer(name).thinking(wanted)
+    for messages in (QUESTION, asked.said_messages(CALLED)):
+        asking = asked.prompt(messages).asking
+        held = grammars(name).of(asked).schema(CITY, thinking=6 if wanted else 0, asking=asking)
+        stream = asked.open_turn(calls=False, asking=asking)
+        stream.feed(drive(held, name, 1))
+        turn = stream.finish()[1]
+        assert json.loads(turn.text) == {"city": "Rome"}
+        if not wanted:
+            assert not turn.thinking
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_forced_call_is_one_without_thinking_too(name: str) -> None:
+    asked = template_renderer(name).thinking(False)
+    asking = asked.prompt(QUESTION, TOOLS).asking
+    held = grammars(name).of(asked).call(TOOLS, thinking=0, asking=asking)
+    stream = asked.open_turn(TOOLS, asking=asking)
+    stream.feed(drive(held, name, 2))
+    turn = stream.finish()[1]
+    assert len(turn.calls) == 1
+    assert not turn.broken

@@ -17,8 +17,14 @@ from agent_finetune.render import Renderer
 from agent_finetune.testing import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
+RENDERER = Renderer(TOKENIZER)
 VOICE = Voice(
-    renderer=Renderer(TOKENIZER), grammars=None, stops=frozenset(), revision="base", key=None
+    renderer=RENDERER,
+    thinking=RENDERER.thinking,
+    grammars=None,
+    stops=frozenset(),
+    revision="base",
+    key=None,
 )
 
 

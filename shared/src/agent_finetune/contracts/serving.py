@@ -66,6 +66,14 @@ class Request:
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
+    top_k: int = 0
+    """Draw from this many of the likeliest tokens; 0 is all of them."""
+    repetition_penalty: float = 1.0
+    """Tokens that are in prompt or answer become less likely by this factor (arXiv 1909.05858),
+    when greedy too; 1 changes nothing."""
+    thinking: bool | None = None
+    """Whether the model is asked to think first, for chat templates that know `enable_thinking`;
+    None is the template's own default."""
     seed: int | None = None
     """The same seed gives the same answer, whatever else is generated beside it."""
     stop: Sequence[str] = ()
@@ -80,6 +88,14 @@ class Request:
             raise ConfigError(f"temperature is {self.temperature!r}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p!r}; it must lie above 0, up to 1")
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k!r}; it must be a whole number, 0 or more")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ConfigError(
+                f"repetition_penalty is {self.repetition_penalty!r}; it must be above 0"
+            )
+        if self.thinking not in (None, True, False):
+            raise ConfigError(f"thinking is {self.thinking!r}; legal are true, false and none")
         if isinstance(self.stop, str) or not all(self.stop):
             raise ConfigError(f"stop is {self.stop!r}; it must be a list of strings, none empty")
         names = [_tool_name(tool, place) for place, tool in enumerate(self.tools)]
@@ -219,6 +235,8 @@ class Engine(Protocol):
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] = (),
         adapter: str | None = None,
+        *,
+        thinking: bool | None = None,
     ) -> int:
         """Tokens of the prompt, as it would be served. Loads the model when it is not loaded."""
         ...

@@ -6,6 +6,7 @@ own chat template, so that a forced call reads as the model was trained to say i
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -117,24 +118,47 @@ class Grammars:
         }
         longest_first = sorted(self._added, key=len, reverse=True)
         self._markers = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._shapes = Shapes(renderer, tokenizer)
+        self._tokenizer = tokenizer
         self._compiled = lru_cache(maxsize=_KEPT)(self._compile)
+        self._take(renderer)
+
+    def _take(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._shapes = Shapes(renderer, self._tokenizer)
         self._calls = lru_cache(maxsize=_KEPT)(self._call_grammar)
 
-    def schema(self, schema: Mapping[str, Any], *, thinking: int = THINKING_TOKENS) -> Constraint:
+    def of(self, renderer: Renderer) -> Grammars:
+        """The same for turns that another renderer asks for, with the vocabulary read once.
+
+        Args:
+            renderer: What `Renderer.thinking` makes of the one that these are of.
+        """
+        if renderer is self._renderer:
+            return self
+        other = copy.copy(self)
+        other._take(renderer)
+        return other
+
+    def schema(
+        self,
+        schema: Mapping[str, Any],
+        *,
+        thinking: int = THINKING_TOKENS,
+        asking: str | None = None,
+    ) -> Constraint:
         """Hold an answer's words to one JSON value that matches a schema.
 
         Args:
             schema: A JSON Schema.
             thinking: Most tokens of thinking before it, where the model's turns can think; 0 is
                 none.
+            asking: How the prompt ends (`turns.Prompt`); None is as it does behind a user.
 
         Raises:
             ConfigError: llguidance cannot hold to this schema; the message says to what of it.
         """
-        return self._constraint(
-            self._grammar([(self._shapes.words, schema)], thinking), "the schema"
-        )
+        grammar = self._grammar([(self._shapes.words, schema)], thinking, asking)
+        return self._constraint(grammar, "the schema")
 
     def call(
         self,
@@ -142,6 +166,7 @@ class Grammars:
         name: str | None = None,
         *,
         thinking: int = THINKING_TOKENS,
+        asking: str | None = None,
     ) -> Constraint:
         """Hold an answer to exactly one call.
 
@@ -149,6 +174,7 @@ class Grammars:
             tools: Tools offered, each `{"type": "function", "function": {...}}`.
             name: The tool to call; None is any of them.
             thinking: As for `schema`.
+            asking: As for `schema`.
 
         Raises:
             ConfigError: There is no such tool, or llguidance cannot hold to its parameters.
@@ -158,11 +184,11 @@ class Grammars:
         if not called:
             offered = ", ".join(repr(tool["function"]["name"]) for tool in tools)
             raise ConfigError(f"no tool {name!r} to call; tools offered are: {offered or 'none'}")
-        grammar = self._calls(json.dumps(called), thinking)
+        grammar = self._calls(json.dumps(called), thinking, asking)
         names = ", ".join(repr(tool["function"]["name"]) for tool in called)
         return self._constraint(grammar, f"the parameters of {names}")
 
-    def _call_grammar(self, called: str, thinking: int) -> str:
+    def _call_grammar(self, called: str, thinking: int, asking: str | None) -> str:
         tools = json.loads(called)
         shape = self._shapes.call(tools)
         functions = [tool["function"] for tool in tools]
@@ -172,6 +198,7 @@ class Grammars:
                 for each in functions
             ],
             thinking,
+            asking,
         )
 
     def _constraint(self, grammar: str, what: str) -> Constraint:
@@ -186,12 +213,17 @@ class Grammars:
             self._tokens, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=self._limits
         )
 
-    def _grammar(self, turns: Sequence[tuple[Shape, Mapping[str, Any]]], thinking: int) -> str:
+    def _grammar(
+        self,
+        turns: Sequence[tuple[Shape, Mapping[str, Any]]],
+        thinking: int,
+        asking: str | None,
+    ) -> str:
         """Lark grammar of a turn that is one of several shapes, each around its own JSON."""
         lines: list[str] = []
         ways: list[str] = []
         for index, (shape, schema) in enumerate(turns):
-            value = f"value_{index}"
+            value, shape = f"value_{index}", shape.behind(asking or "")
             lines.append(f"{value}: %json {self._json(schema, shape.separators)}")
             ended = value + self._literal(shape.after + self._spelled_stop(shape))
             thought = shape.thought if thinking and self._may_think(shape) else None

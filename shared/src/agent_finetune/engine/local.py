@@ -72,12 +72,16 @@ class LocalEngine:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] = (),
         adapter: str | None = None,
+        *,
+        thinking: bool | None = None,
     ) -> int:
         """See `contracts.Engine`."""
-        request = self._named(Request(messages=messages, tools=tools, adapter=adapter))
+        request = self._named(
+            Request(messages=messages, tools=tools, adapter=adapter, thinking=thinking)
+        )
         worker = self._worker()
         self._speak(worker, adapter)
-        return worker.call(lambda served: len(served.voice(request.adapter).prompt(request)))
+        return worker.call(lambda served: len(served.voice(request.adapter).prompt(request).ids))
 
     def attach(self, name: str, folder: Path) -> str:
         """See `contracts.Engine`."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from agent_finetune.contracts import Delta, FinishReason, Request, Result, Usage
 from agent_finetune.engine.generation import LiveGeneration
-from agent_finetune.engine.grammar import THINKING_TOKENS, Grammars
+from agent_finetune.engine.grammar import THINKING_TOKENS, Constraint, Grammars
 from agent_finetune.engine.sampling import Sampling
 from agent_finetune.errors import ContextError
 from agent_finetune.records import Generation, Message
 
 if TYPE_CHECKING:
-    from agent_finetune.render import Renderer
+    from agent_finetune.render import Prompt, Renderer
     from agent_finetune.toolcalls import Piece
 
 
@@ -25,44 +25,57 @@ class Voice:
 
     renderer: Renderer
     """With the adapter's own tokenizer and template, where its folder has them."""
-    grammars: Callable[[], Grammars]
-    """Made when an answer is first held to one: that reads the whole vocabulary."""
+    thinking: Callable[[bool | None], Renderer]
+    """`Renderer.thinking`, each made once."""
+    grammars: Callable[[bool | None], Grammars]
+    """For turns that are asked to think, or not; made when an answer is first held to one, as
+    that reads the whole vocabulary."""
     stops: frozenset[int]
     """Ids that end an answer: the template's, and the model's own."""
     revision: str
     key: str | None
     """Its adapter in the bank; None is the base."""
 
-    def prompt(self, request: Request) -> tuple[int, ...]:
-        """Ids of a request's prompt, as it is served.
+    def prompt(self, request: Request) -> Prompt:
+        """A request's prompt, as it is served.
 
         Raises:
             RenderError: The template cannot express the messages.
         """
         said = self.renderer.said_messages(request.messages)
-        return self.renderer.prompt_ids(said, offered(request))
+        return self.thinking(request.thinking).prompt(said, offered(request))
 
-    def sampling(self, request: Request) -> Sampling:
+    def sampling(self, request: Request, prompt: Prompt) -> Sampling:
         """How a request's tokens are chosen.
 
         Raises:
             ConfigError: Its schema says what the grammar library cannot.
             RenderError: The template's calls cannot be forced.
         """
-        held = None
-        # Half of the answer at most, or a model that loves to think would never come to it.
-        thinking = min(THINKING_TOKENS, (request.max_new_tokens or 2 * THINKING_TOKENS) // 2)
-        if request.schema is not None:
-            held = self.grammars().schema(request.schema, thinking=thinking)
-        elif request.tool_choice not in ("auto", "none"):
-            name = None if request.tool_choice == "required" else request.tool_choice
-            held = self.grammars().call(request.tools, name, thinking=thinking)
-        return Sampling(
+        sampling = Sampling(
             temperature=request.temperature,
             top_p=request.top_p,
+            top_k=request.top_k,
+            repetition_penalty=request.repetition_penalty,
             seed=request.seed,
-            constraint=held,
+            constraint=self._held(request, prompt.asking),
         )
+        sampling.hear(prompt.ids)
+        return sampling
+
+    def _held(self, request: Request, asking: str) -> Constraint | None:
+        # Half of the answer at most, or a model that loves to think would never come to it.
+        thinking = min(THINKING_TOKENS, (request.max_new_tokens or 2 * THINKING_TOKENS) // 2)
+        if request.thinking is False:
+            thinking = 0
+        if request.schema is not None:
+            grammars = self.grammars(request.thinking)
+            return grammars.schema(request.schema, thinking=thinking, asking=asking)
+        if request.tool_choice in ("auto", "none"):
+            return None
+        name = None if request.tool_choice == "required" else request.tool_choice
+        grammars = self.grammars(request.thinking)
+        return grammars.call(request.tools, name, thinking=thinking, asking=asking)
 
 
 def offered(request: Request) -> Sequence[Any]:
@@ -119,18 +132,22 @@ class Row:
         self.generation = generation
         self.request = request
         self.voice = voice
-        self.prompt = voice.prompt(request)
+        prompt = voice.prompt(request)
+        self.prompt = prompt.ids
         self.todo: Sequence[int] = self.prompt
         """Tokens that the model has not seen yet: of the prompt, or the one said last."""
         self.memory: Any = None
         """What `Runner.memory` made; None until the row begins."""
         self.cached = 0
         """Tokens of the prompt that came with the memory."""
-        self.sampling = voice.sampling(request)
+        self.sampling = voice.sampling(request, prompt)
         self._left = room(request, self.prompt, context)
         self._said: list[int] = []
-        self._turn = voice.renderer.open_turn(
-            offered(request), request.stop, calls=request.schema is None
+        self._turn = voice.thinking(request.thinking).open_turn(
+            offered(request),
+            request.stop,
+            calls=request.schema is None,
+            asking=prompt.asking,
         )
 
     @property
@@ -152,6 +169,7 @@ class Row:
     def say(self, token: int) -> Result | None:
         """Take the token that was chosen; answers the result when the row is done with it."""
         self._said.append(token)
+        self.sampling.hear((token,))
         self.todo = (token,)
         stopped = token in self.voice.stops
         if self.sampling.constraint is not None and not stopped:
@@ -170,7 +188,11 @@ class Row:
             text=turn.text,
             thinking=turn.thinking,
             tool_calls=turn.calls,
-            generation=Generation(prompt_ids=tuple(self.prompt), ids=tuple(self._said)),
+            generation=Generation(
+                prompt_ids=tuple(self.prompt),
+                ids=tuple(self._said),
+                renderer=self.voice.renderer.digest,
+            ),
         )
         return Result(
             id=self.generation.id,

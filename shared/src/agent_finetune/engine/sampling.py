@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from agent_finetune.engine.grammar import Constraint
 from agent_finetune.errors import EngineError
@@ -23,16 +28,42 @@ class Sampling:
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
+    top_k: int = 0
+    """0 is all."""
+    repetition_penalty: float = 1.0
+    """On the tokens that were taken to have been `heard`."""
     seed: int | None = None
     """None is a fresh one."""
     constraint: Constraint | None = None
     """What the row is held to; whoever takes the chosen token advances it."""
     _generator: torch.Generator | None = field(default=None, init=False, repr=False)
+    _news: list[int] = field(default_factory=list, init=False, repr=False)
+    _heard: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
         return self.temperature < _GREEDY_BELOW
+
+    @property
+    def penalized(self) -> bool:
+        """Whether what was heard becomes less likely."""
+        return self.repetition_penalty != 1.0
+
+    def hear(self, tokens: Iterable[int]) -> None:
+        """Take tokens of the prompt or of the answer to have been heard."""
+        if self.penalized:
+            self._news += tokens
+
+    def heard(self, device: torch.device) -> Tensor:
+        """Everything that was heard, (1, tokens); only news are brought to the device."""
+        if self._heard is None:
+            self._heard = torch.empty((1, 0), dtype=torch.long, device=device)
+        if self._news:
+            news = torch.tensor([list(dict.fromkeys(self._news))]).to(device, non_blocking=True)
+            self._heard = torch.cat([self._heard, news], dim=1)
+            self._news.clear()
+        return self._heard
 
     def generator(self, device: torch.device) -> torch.Generator:
         """This row's own random numbers, made on the device when first asked for."""
@@ -59,7 +90,7 @@ def choose(logits: Tensor, rows: Sequence[Sampling]) -> list[int | EngineError]:
         A token id for each row, or an `EngineError` that says why this row has none: its logits
         are not finite, or its grammar failed. The other rows are not touched by that.
     """
-    scores = logits.float()
+    scores = _penalized(logits.float(), rows)
     scores, failed = _constrained(scores, rows)
     best, chosen = scores.max(dim=-1)
     usable = best.isfinite()  # not a number, or infinite, or nothing allowed
@@ -85,12 +116,27 @@ def _draw(scores: Tensor, row: Sampling) -> Tensor:
     """
     nothing = torch.empty((1, 0), dtype=torch.long, device=scores.device)  # the warpers read none
     scores = TemperatureLogitsWarper(float(row.temperature))(nothing, scores)
+    if row.top_k:
+        scores = TopKLogitsWarper(row.top_k)(nothing, scores)
     if row.top_p < 1.0:
         scores = TopPLogitsWarper(float(row.top_p))(nothing, scores)
     probabilities = scores.softmax(dim=-1)
     noise = torch.empty_like(probabilities)
     noise.exponential_(generator=row.generator(scores.device))
     return (probabilities / noise).argmax(dim=-1)
+
+
+def _penalized(scores: Tensor, rows: Sequence[Sampling]) -> Tensor:
+    """Scores with what was heard made less likely, in the rows that want it."""
+    places = [place for place, row in enumerate(rows) if row.penalized]
+    if not places:
+        return scores
+    changed = []
+    for place in places:
+        row = rows[place]
+        process = RepetitionPenaltyLogitsProcessor(float(row.repetition_penalty))
+        changed.append(process(row.heard(scores.device), scores[place : place + 1]))
+    return scores.index_copy(0, torch.tensor(places).to(scores.device), torch.cat(changed))
 
 
 def _constrained(scores: Tensor, rows: Sequence[Sampling]) -> tuple[Tensor, dict[int, EngineError]]:

@@ -103,6 +103,7 @@ class Served:
             return self._voice(tokenizer, key)
         return Voice(
             renderer=self.base.renderer,
+            thinking=self.base.thinking,
             grammars=self.base.grammars,
             stops=self.base.stops,
             revision=revision_of(self.loaded.digest, key),
@@ -159,9 +160,12 @@ class Served:
         own = self.loaded.model.generation_config.eos_token_id
         stops = {*renderer.stop_ids, *(own if isinstance(own, list) else [own])} - {None}
         width = self.loaded.model.get_output_embeddings().weight.shape[0]
+        thinking = cache(renderer.thinking)
+        usual = cache(lambda: Grammars(renderer, tokenizer, width))
         return Voice(
             renderer=renderer,
-            grammars=cache(lambda: Grammars(renderer, tokenizer, width)),
+            thinking=thinking,
+            grammars=cache(lambda wanted: usual().of(thinking(wanted))),
             stops=frozenset(stops),
             revision=revision_of(self.loaded.digest, key),
             key=key,

@@ -63,6 +63,17 @@ class Shape:
             thought=thought,
         )
 
+    def behind(self, asking: str) -> Shape:
+        """This shape behind a prompt that may have opened thinking already.
+
+        Args:
+            asking: How the prompt ends (`turns.Prompt`).
+        """
+        opening, closing, rest = self.thought or ("", "", "")
+        if not opening.strip() or not asking.rstrip().endswith(opening.strip()):
+            return self
+        return replace(self, before=closing + rest, thought=("", closing, rest))
+
     def said(self, value: str, thought: str = "") -> str:
         """The turn with a value in its place, stop included; with a thought, where it has one."""
         before = self.before

@@ -3,5 +3,6 @@
 from agent_finetune.render.adapt import Adaptation
 from agent_finetune.render.fit import FitResult
 from agent_finetune.render.renderer import Renderer
+from agent_finetune.render.turns import Prompt
 
-__all__ = ["Adaptation", "FitResult", "Renderer"]
+__all__ = ["Adaptation", "FitResult", "Prompt", "Renderer"]

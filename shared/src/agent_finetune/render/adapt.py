@@ -72,7 +72,7 @@ def adapt(tokenizer: PreTrainedTokenizerBase) -> Probed:
         folds = probe.choose(tokenizer, original)
         made = (*extra, *names(folds))
         source = adapted(original, folds, extra=extra)
-    return _learn(Template(tokenizer, source), made)
+    return learn(Template(tokenizer, source), made)
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -106,8 +106,13 @@ def _chatml(tokenizer: PreTrainedTokenizerBase) -> str:
     return ("{{ bos_token }}" if begins else "") + CHATML.format(end=end)
 
 
-def _learn(template: Template, made: tuple[str, ...]) -> Probed:
-    """Learn from the finished template how turns begin and end."""
+def learn(template: Template, made: tuple[str, ...]) -> Probed:
+    """Learn from the finished template how turns begin and end.
+
+    Args:
+        template: The adapted one.
+        made: Names of its adaptations.
+    """
     controls = control_tokens(template.tokenizer)
     ended = probe.shown(template, [USER, TEXT]).rpartition(TEXT.text)[2]
     followed = probe.shown(template, [USER, TEXT, USER_2]).rpartition(TEXT.text)[2]

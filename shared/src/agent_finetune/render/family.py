@@ -55,11 +55,12 @@ class Family:
         self._tokenizer = tokenizer
         self._probed = probed
 
-    def form(self, tools: Sequence[Mapping[str, Any]]) -> Form:
+    def form(self, tools: Sequence[Mapping[str, Any]], asking: str) -> Form:
         """How turns are written, the family's own regions first and ours behind them.
 
         Args:
             tools: Tools offered; XML-like formats need them to type the arguments.
+            asking: What the prompt ends with to ask for the turn; it may open a region.
         """
         fields = self._fields
         own = [self._region(name, field, tools) for name, field in fields.items()]
@@ -70,7 +71,7 @@ class Family:
             regions.append(ATEM_ENDS)
         return Form(
             regions=(*regions, *self._marked, *PLAIN.regions),
-            inside=self._inside([*own, THINKING]),
+            inside=_inside([*own, THINKING], asking),
             words=not fields or any(region.open is None for region in own),
             markers=self._markers,
             header=self._probed.header,
@@ -92,19 +93,6 @@ class Family:
             # Nemotron's looks ahead for the end of thinking that the prompt opened.
             return replace(THINKING, close=closed)
         return Region(kind="thinking", open=opened, close=closed)
-
-    def _inside(self, regions: Sequence[Region]) -> Region | None:
-        """The region that the header leaves open, or that is open without any markup."""
-        header = self._probed.header
-        for region in regions:
-            if region.kind != "thinking" or region.close is None:
-                continue
-            if region.open is None:
-                return region
-            ends = [match.end() for match in region.open.finditer(header)]
-            if ends and not region.close.search(header, ends[-1]):
-                return region
-        return None
 
     @cached_property
     def _marked(self) -> tuple[Region, ...]:
@@ -189,6 +177,19 @@ class Family:
         if said.get("content") or not all(calls):
             return ()
         return tuple(call for call in calls if call)
+
+
+def _inside(regions: Sequence[Region], asking: str) -> Region | None:
+    """The region that the prompt leaves open, or that is open without any markup."""
+    for region in regions:
+        if region.kind != "thinking" or region.close is None:
+            continue
+        if region.open is None:
+            return region
+        ends = [match.end() for match in region.open.finditer(asking)]
+        if ends and not region.close.search(asking, ends[-1]):
+            return region
+    return None
 
 
 def _call(found: Any) -> ToolCall | None:

@@ -23,13 +23,19 @@ class Parser:
         self._tokenizer = tokenizer
         self._stops = (probed.text_stop.text, probed.call_stop.text)
         self._stop_ids = frozenset(stop_ids)
+        self._header = probed.header
         self._family = Family(tokenizer, probed)
 
     def open(
-        self, tools: Sequence[Mapping[str, Any]], stop: Sequence[str], *, calls: bool = True
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        stop: Sequence[str],
+        *,
+        calls: bool = True,
+        asking: str | None = None,
     ) -> TurnStream:
         """See `Renderer.open_turn`."""
-        form = self._family.form(tools)
+        form = self._family.form(tools, self._header if asking is None else asking)
         # A stop that is no single token, or was spelled out, is among the words.
         text = TextStream(form if calls else form.without_calls(), (*self._stops, *stop))
         return TurnStream(self._tokenizer, self._stop_ids, text)

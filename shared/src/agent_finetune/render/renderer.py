@@ -24,7 +24,7 @@ from agent_finetune.records import (
 from agent_finetune.render import pairs, turns
 from agent_finetune.render import sections as cutting
 from agent_finetune.render import tokens as encoding
-from agent_finetune.render.adapt import Adaptation, adapt
+from agent_finetune.render.adapt import Adaptation, adapt, learn
 from agent_finetune.render.fit import FitResult, fit
 from agent_finetune.render.messages import Tools, as_dicts, one_call_per_turn, plain_tools
 from agent_finetune.render.parser import Parser
@@ -80,6 +80,20 @@ class Renderer:
             ids.append(self._tokenizer.eos_token_id)
         return tuple(dict.fromkeys(ids))
 
+    def thinking(self, wanted: bool | None) -> Renderer:
+        """This renderer for prompts that ask for thinking, or ask for none; itself with None.
+
+        The template is the same, with `enable_thinking` given to it; one that does not know that
+        asks for what it always asks for.
+        """
+        if wanted is None or "enable_thinking" not in self._template.source:
+            return self
+        other = copy.copy(self)
+        other._template = Template(self._tokenizer, self._template.source, thinking=wanted)
+        other._probed = learn(other._template, self.adaptation.names)
+        other._parser = Parser(self._tokenizer, other._probed, other.stop_ids)
+        return other
+
     def prompt_text(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> str:
@@ -99,6 +113,21 @@ class Renderer:
             RenderError: The template cannot express these messages.
         """
         return encoding.prompt_ids(self._tokenizer, self.prompt_text(messages, tools))
+
+    def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> turns.Prompt:
+        """The prompt as ids, and how it asks for the assistant's turn.
+
+        Raises:
+            RenderError: The template cannot express these messages.
+        """
+        text = self.prompt_text(messages, tools)
+        header, plain = self._probed.header, plain_tools(tools)
+        return turns.Prompt(
+            ids=encoding.prompt_ids(self._tokenizer, text),
+            asking=turns.asking(self._template, messages, plain, text, header),
+        )
 
     def rows(self, example: Example) -> tuple[Tokens, ...]:
         """Training rows of an example, oldest first; most have one.
@@ -169,6 +198,7 @@ class Renderer:
         stop: Sequence[str] = (),
         *,
         calls: bool = True,
+        asking: str | None = None,
     ) -> TurnStream:
         """Take a turn apart while it is generated; what comes out adds up to `parse`.
 
@@ -177,8 +207,9 @@ class Renderer:
             stop: Strings that end the turn besides `stop_strings`.
             calls: False for an answer that is held to a schema: JSON that looks like a call is
                 none then, but the answer.
+            asking: How the prompt ends (`turns.Prompt`); None is as it does behind a user.
         """
-        return self._parser.open(tools, stop, calls=calls)
+        return self._parser.open(tools, stop, calls=calls, asking=asking)
 
     def said(self, turn: Message, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
         """What the model says for an assistant turn behind a user's, and the stop that ends it.

@@ -21,11 +21,26 @@ def render_failures() -> tuple[type[Exception], ...]:
 
 
 class Template:
-    """One Jinja template with the tokenizer whose special tokens it prints."""
+    """One Jinja template with the tokenizer whose special tokens it prints.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    Args:
+        tokenizer: It is not changed.
+        source: The template.
+        thinking: Given to the template as `enable_thinking`; None leaves that undefined.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        source: str,
+        *,
+        thinking: bool | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.source = source
+        self._options: dict[str, Any] = {}
+        if thinking is not None:
+            self._options["enable_thinking"] = thinking
         self._failures = render_failures()
 
     def text(
@@ -47,6 +62,7 @@ class Template:
                 chat_template=self.source,
                 add_generation_prompt=prompt,
                 tokenize=False,
+                **self._options,
             )
         except self._failures as error:
             what = f"{type(error).__name__}: {error}"

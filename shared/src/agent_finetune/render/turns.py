@@ -19,6 +19,15 @@ _TAILS = (64, 48, 32, 24, 16, 8)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What the model is asked."""
+
+    ids: tuple[int, ...]
+    asking: str
+    """What it ends with to ask for the assistant's turn; it may open thinking, or close it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
     """One assistant turn as text."""
 
@@ -33,6 +42,25 @@ def header(template: Template) -> str:
     asked = as_dicts([Message(role="user", text="hello")])
     bare = template.text(asked)
     served = template.text(asked, prompt=True)
+    return served[len(common_prefix(bare, served)) :]
+
+
+def asking(
+    template: Template, messages: Sequence[Message], tools: Tools, served: str, usual: str
+) -> str:
+    """What a prompt ends with to ask for an assistant turn.
+
+    Args:
+        template: The template to render with.
+        messages: Messages of the prompt.
+        tools: Tools offered.
+        served: The prompt.
+        usual: The template's `header`.
+    """
+    if served.endswith(usual):
+        return usual
+    # Some ask otherwise behind a tool's result.
+    bare = template.text(as_dicts(messages), tools)
     return served[len(common_prefix(bare, served)) :]
 
 

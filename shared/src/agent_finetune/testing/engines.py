@@ -18,7 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from agent_finetune.contracts import Delta, Engine, Generation, Request
+from agent_finetune.contracts import Delta, Engine, Generation, Request, Result
 from agent_finetune.errors import ConfigError, ContextError, EngineError, ModelError
 from agent_finetune.records import Message
 from agent_finetune.testing.checking import (
@@ -60,9 +60,10 @@ def pieces_come_one_by_one_and_add_up_to_the_message(case: EngineCase) -> None:
 def usage_counts_the_ids(case: EngineCase) -> None:
     """The exact ids are there, and every count agrees with them."""
     with closing(case.open()) as engine:
-        counted = engine.count_tokens(case.request.messages, case.request.tools)
-        for _ in range(2):
-            result = engine.generate(case.some)
+        for thinking in (None, None, False):
+            result = engine.generate(replace(case.some, thinking=thinking))
+            asked = case.request
+            counted = engine.count_tokens(asked.messages, asked.tools, thinking=thinking)
             exact, usage = result.message.generation, result.usage
             if exact is None:
                 raise AssertionError("the message has no generation, expected its exact ids")
@@ -103,6 +104,24 @@ def a_seed_gives_the_same_answer_whatever_is_beside_it(case: EngineCase) -> None
         same("ids of seed 1 and of seed 1", said(alone[0]), said(alone[3]))
         different = len({repr(said(result)) for result in alone})
         same("answers of three seeds that differ", different, 3)
+
+
+def sampling_options_are_heeded(case: EngineCase) -> None:
+    """The likeliest of one is the likeliest of all; what was said is said again less readily."""
+    with closing(case.open()) as engine:
+        greedy = replace(case.some, temperature=0.0)
+        plain = engine.generate(greedy)
+        likeliest = engine.generate(replace(case.some, temperature=5.0, top_k=1))
+        same("with top_k 1", said(likeliest), said(plain))
+        loose = engine.generate(replace(case.some, temperature=5.0, seed=1))
+        holds(said(loose) != said(plain), "a temperature of 5 changes nothing")
+        penalized = engine.generate(replace(greedy, repetition_penalty=1e3))
+        found, usual = _different_ids(penalized), _different_ids(plain)
+        all_differ = usual == plain.usage.completion_tokens
+        holds(
+            found > usual or all_differ,
+            f"with a repetition_penalty {found} ids differ, without one {usual}; expected more",
+        )
 
 
 def answers_to_many_threads_are_not_mixed_up(case: EngineCase) -> None:
@@ -274,6 +293,7 @@ ENGINE_CONTRACT: tuple[Callable[[EngineCase], None], ...] = (
     max_new_tokens_ends_an_answer,
     a_stop_string_ends_an_answer_and_is_not_in_its_text,
     a_seed_gives_the_same_answer_whatever_is_beside_it,
+    sampling_options_are_heeded,
     answers_to_many_threads_are_not_mixed_up,
     cancelling_stops_the_work_and_keeps_what_came,
     waiting_may_end_before_the_answer_does,
@@ -285,6 +305,11 @@ ENGINE_CONTRACT: tuple[Callable[[EngineCase], None], ...] = (
     adapters_come_and_go_by_name,
 )
 """Every check; each opens engines of its own, closes them, and raises AssertionError."""
+
+
+def _different_ids(result: Result) -> int:
+    exact = result.message.generation
+    return len(set(exact.ids)) if exact is not None else 0
 
 
 def _refused(engine: Engine, error: type[Exception], request: Request) -> None:
