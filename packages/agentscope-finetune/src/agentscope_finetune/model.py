@@ -1,0 +1,474 @@
+"""`TransformersChatModel`: a model of this process, spoken to as AgentScope speaks to any."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import jsonschema
+from agent_finetune import plugins
+from agent_finetune.config import Dtype, ModelConfig, Quantization
+from agent_finetune.contracts import (
+    Delta,
+    Engine,
+    EngineConfig,
+    EngineInfo,
+    Generation,
+    Request,
+    Secret,
+    Settings,
+)
+from agent_finetune.errors import BusyError, ConfigError, DownloadError, FinetuneError
+from agent_finetune.records import Message
+from agent_finetune.settings import read_settings
+from agentscope.agent import Agent
+from agentscope.exception import StructuredOutputError
+from agentscope.formatter import FormatterBase
+from agentscope.message import Msg, TextBlock, UserMsg
+from agentscope.model import ChatModelBase, ChatResponse, ModelCard, StructuredResponse
+from agentscope.tool import ToolChoice
+from pydantic import BaseModel, Field, ValidationError
+
+from agentscope_finetune import convert, policy
+from agentscope_finetune.answers import Answer
+from agentscope_finetune.counting import TokenCounter
+from agentscope_finetune.credential import TransformersCredential
+from agentscope_finetune.formatter import TransformersChatFormatter
+from agentscope_finetune.threads import aside
+
+DEFAULT_CONTEXT = 32768
+"""What the host takes a context to be where nobody knows; only until the model is loaded."""
+
+
+class TransformersChatModel(ChatModelBase):
+    """A local model behind an AgentScope agent. Making one costs nothing and imports no torch.
+
+    The weights are loaded at the first call, off the event loop, once for all models of this
+    process that agree on them; several agents share them, each with an adapter of its own.
+
+    Args:
+        credential: What a service's user filled in. With one, `policy` says which models may be
+            had; without, the model is the program's own.
+        model: Hub id, local folder, GGUF file, folder of an adapter, or a shipped model.
+        parameters: How to generate.
+        stream: Whether calls answer a stream of chunks.
+        max_retries: How often a call is repeated that found the model away or the network down.
+        retry_delay: Seconds between.
+        context_size: Tokens that the host may fill; None is what the model holds.
+        formatter: What turns messages into turns.
+        adapter: Folder of an adapter to speak through.
+        revision: Branch, tag or commit of a hub id.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: Number format of the weights.
+        quantization: none, 4bit or 8bit.
+        trust_remote_code: Run code that comes with the model.
+        engine: A live engine to speak through, instead of one that is opened from the above.
+        settings: Token, cache and offline switch; None reads the environment and `.env`.
+
+    Raises:
+        ConfigError: A value is not legal, or the credential may not reach this model.
+    """
+
+    class Parameters(BaseModel):
+        """How to generate, in the names that other providers use."""
+
+        max_tokens: int | None = Field(
+            default=None,
+            title="Max Tokens",
+            description="The most tokens of an answer; unset, what the context still holds.",
+            gt=0,
+        )
+        temperature: float | None = Field(
+            default=None,
+            title="Temperature",
+            description="0 or unset takes the likeliest token each time.",
+            ge=0,
+            le=2,
+        )
+        top_p: float | None = Field(
+            default=None,
+            title="Top P",
+            description="Share of the likeliest tokens that are drawn from.",
+            gt=0,
+            le=1,
+        )
+        top_k: int | None = Field(
+            default=None,
+            title="Top K",
+            description="How many of the likeliest tokens are drawn from; 0 or unset is all.",
+            ge=0,
+        )
+        repetition_penalty: float | None = Field(
+            default=None,
+            title="Repetition Penalty",
+            description="Above 1 makes tokens less likely that were there before.",
+            gt=0,
+        )
+        seed: int | None = Field(
+            default=None, title="Seed", description="The same seed gives the same answer."
+        )
+        thinking_enable: bool | None = Field(
+            default=None,
+            title="Thinking",
+            description="Whether the model thinks first; unset is the model's own way.",
+        )
+        stop: list[str] | None = Field(
+            default=None, title="Stop", description="Texts that end an answer."
+        )
+
+    type: Literal["transformers_chat"] = "transformers_chat"
+    """The type of the chat model."""
+
+    def __init__(
+        self,
+        credential: TransformersCredential | None = None,
+        model: str = "",
+        parameters: TransformersChatModel.Parameters | None = None,
+        stream: bool = True,
+        max_retries: int = 0,
+        retry_delay: float = 1.0,
+        context_size: int | None = None,
+        formatter: FormatterBase | None = None,
+        *,
+        adapter: str | None = None,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        quantization: Quantization = "none",
+        trust_remote_code: bool = False,
+        engine: Engine | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self._held = credential is not None
+        own = credential or TransformersCredential()
+        self._settings = _settings(own, settings)
+        self._engine = engine
+        self._counter: TokenCounter | None = None
+        self._config: ModelConfig | None = None
+        if engine is None or model or adapter:
+            self._config = self._allowed(
+                ModelConfig(
+                    model=model or adapter or "",
+                    revision=revision,
+                    adapter=adapter if model else None,
+                    device=device,
+                    dtype=dtype,
+                    quantization=quantization,
+                    trust_remote_code=trust_remote_code or own.trust_remote_code,
+                )
+            )
+        self._set_context: int | None = None
+        self._real_context: int | None = None
+        super().__init__(
+            credential=own,
+            model=model or adapter or "live engine",
+            parameters=parameters or self.Parameters(),
+            stream=stream,
+            max_retries=max_retries,
+            retry_delay=retry_delay,
+            context_size=context_size or 0,
+        )
+        self.formatter = formatter or TransformersChatFormatter()
+
+    @property
+    def engine(self) -> Engine:
+        """The live engine that answers; opened, and not loaded, when it is first asked for."""
+        if self._engine is None:
+            assert self._config is not None
+            self._engine = plugins.open_engine(EngineConfig(model=self._config), self._settings)
+        return self._engine
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """What is served. Of an engine that was given alone, this loads the model."""
+        if self._config is None:
+            info = self.engine.info()
+            self._config = ModelConfig(model=info.model, device=info.device)
+        return self._config
+
+    @property
+    def context_size(self) -> int:
+        """Tokens that prompt and answer may have together: what was set, or the model's own.
+
+        Never more than the model holds, once that is known.
+        """
+        real = self._real_context
+        if self._set_context is not None:
+            return self._set_context if real is None else min(self._set_context, real)
+        return real or DEFAULT_CONTEXT
+
+    @context_size.setter
+    def context_size(self, value: int) -> None:
+        self._set_context = value or None
+
+    @classmethod
+    def list_models(cls, custom_yaml_dir: str | None = None) -> list[ModelCard]:
+        """Cards of well-known small models, and of what lies under the roots of the policy."""
+        return super().list_models(custom_yaml_dir)
+
+    async def serve(self, config: ModelConfig) -> None:
+        """Speak with another model or adapter from now on; what is under way is finished first.
+
+        It is loaded before anything changes, so that a failure leaves all as it was.
+
+        Raises:
+            ConfigError: The credential may not reach it.
+            ModelError: It cannot be had.
+        """
+        config = self._allowed(config)
+        engine = plugins.open_engine(EngineConfig(model=config), self._settings)
+
+        def load() -> EngineInfo:
+            engine.count_tokens([Message(role="user", text="hello")])  # reads the adapter, too
+            return engine.info()
+
+        try:
+            info = await aside(load)
+        except BaseException:
+            engine.close()
+            raise
+        self._engine, self._config, self._counter = engine, config, None
+        self.model, self._real_context, self._set_context = config.model, info.context, None
+
+    async def count_tokens(self, messages: list[Msg], tools: list[dict] | None) -> int:
+        """Tokens of the prompt that a call with these would have; never raises.
+
+        Where the template does not print such a part of a conversation, its text is counted, and
+        where the model cannot be loaded, it is the host's estimate.
+        """
+        try:
+            dicts = await self.formatter.format(messages)
+            if self._counter is None:
+                self._counter = TokenCounter(self.engine)
+            return await self._counter.count(dicts, tools or (), self.parameters.thinking_enable)
+        except FinetuneError:
+            return await super().count_tokens(messages, tools)
+
+    @classmethod
+    def _get_retryable_exceptions(cls) -> tuple[type[Exception], ...]:
+        return (BusyError, DownloadError)
+
+    def _get_disable_thinking_kwargs(self) -> dict[str, Any]:
+        return {"thinking_enable": False}
+
+    async def _call_api(
+        self,
+        model_name: str,
+        messages: list[Msg],
+        tools: list[dict] | None = None,
+        tool_choice: ToolChoice | None = None,
+        **kwargs: Any,
+    ) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+        """Generate. All that can fail fails before this returns, while a fallback can still help.
+
+        Args:
+            model_name: The host's name of it; what speaks is this object's engine.
+            messages: The conversation.
+            tools: Tools offered.
+            tool_choice: auto, none, required or a name, and which of the tools are offered.
+            **kwargs: Any of `Parameters`, for this call.
+
+        Raises:
+            ContextError: The conversation is too long.
+            RenderError: The chat template cannot print it.
+            ModelError: The model cannot be loaded.
+            ConfigError: A value is not legal.
+        """
+        request = await self._request(messages, tools, tool_choice, kwargs)
+        chunks = await self._begin(request)
+        if self.stream:
+            return chunks
+        whole = [chunk async for chunk in chunks]
+        return whole[-1]
+
+    async def _begin(self, request: Request) -> AsyncGenerator[ChatResponse, None]:
+        engine = self.engine
+        generation = engine.stream(request)
+        pieces = aiter(generation)
+        answer = Answer(generation.id, request.tools)
+        try:
+            first = await anext(pieces)
+            await self._learn(engine)
+        except BaseException:
+            generation.cancel()
+            raise
+        chunks = _chunks(engine, generation, answer, first, pieces)
+        # A generator that nobody has begun to read has no `finally` that would run.
+        weakref.finalize(chunks, generation.cancel).atexit = False
+        return chunks
+
+    async def generate_structured_output(
+        self,
+        messages: list[Msg],
+        structured_model: type[BaseModel] | dict,
+        **kwargs: Any,
+    ) -> StructuredResponse:
+        """An object of a schema, in one generation: its tokens are held to the schema.
+
+        There is no ladder of attempts, and no tool to call, so a `tool_choice` says nothing here.
+        The model does not think first, unless `thinking_enable` is given.
+
+        Raises:
+            StructuredOutputError: The answer was cut off, or breaks a rule that no schema holds.
+            ConfigError: The schema is one that no generation can be held to.
+        """
+        if not messages:
+            raise ValueError("messages is empty; an object is generated behind a conversation")
+        kwargs.pop("tool_choice", None)
+        asked = {**self._get_disable_thinking_kwargs(), **kwargs}
+        schema = structured_model
+        if not isinstance(structured_model, dict):
+            schema = structured_model.model_json_schema()
+        request = await self._request(_told(messages, schema), None, None, asked, schema=schema)
+        for attempt in range(self.max_retries + 1):
+            try:
+                *_, whole = [chunk async for chunk in await self._begin(request)]
+                break
+            except self._get_retryable_exceptions():
+                if attempt == self.max_retries:
+                    raise
+                await asyncio.sleep(self.retry_delay)
+        return StructuredResponse(
+            content=_checked(whole, structured_model),
+            id=whole.id,
+            created_at=whole.created_at,
+            usage=whole.usage,
+            metadata=whole.metadata,
+            finished_reason=whole.finished_reason,
+        )
+
+    async def _request(
+        self,
+        messages: list[Msg],
+        tools: list[dict] | None,
+        tool_choice: ToolChoice | None,
+        changes: Mapping[str, Any],
+        schema: Mapping[str, Any] | None = None,
+    ) -> Request:
+        self._validate_tool_choice(tool_choice, tools)
+        offered = tools or []
+        if tool_choice is not None and tool_choice.tools:
+            offered = [tool for tool in offered if tool["function"]["name"] in tool_choice.tools]
+        chosen = self._parameters(changes)
+        # Only what is set, so that an engine's own defaults hold for the rest.
+        wanted = {
+            "temperature": chosen.temperature,
+            "top_p": chosen.top_p,
+            "top_k": chosen.top_k,
+            "repetition_penalty": chosen.repetition_penalty,
+            "thinking": chosen.thinking_enable,
+        }
+        return Request(
+            messages=convert.to_messages(await self.formatter.format(messages)),
+            tools=offered,
+            tool_choice="auto" if tool_choice is None else tool_choice.mode,
+            schema=schema,
+            max_new_tokens=chosen.max_tokens,
+            seed=chosen.seed,
+            stop=chosen.stop or (),
+            **{name: value for name, value in wanted.items() if value is not None},
+        )
+
+    def _parameters(self, changes: Mapping[str, Any]) -> Parameters:
+        """This model's parameters, with those of one call."""
+        if not changes:
+            return self.parameters
+        legal = ", ".join(self.Parameters.model_fields)
+        for name in changes:
+            if name not in self.Parameters.model_fields:
+                raise ConfigError(f"a call has {name!r}; legal are {legal}")
+        return self.Parameters.model_validate({**self.parameters.model_dump(), **changes})
+
+    def _allowed(self, config: ModelConfig) -> ModelConfig:
+        return policy.check(config) if self._held else config
+
+    async def _learn(self, engine: Engine) -> None:
+        """Keep what only a loaded model says, once."""
+        if self._real_context is None:
+            info = await aside(engine.info)
+            if engine is self._engine:
+                self._real_context = info.context
+                if self._config is None:
+                    self.model = info.model
+
+
+def connect(agent: object, engine: Engine) -> TransformersChatModel:
+    """Let a live agent speak through an engine; answers its new chat model.
+
+    Its formatter stays where it is one of ours, and whether it streams stays in any case.
+
+    Raises:
+        ConfigError: It is no agent of AgentScope.
+    """
+    if not isinstance(agent, Agent):
+        raise ConfigError(f"agent is {agent!r}; it must be an agentscope.agent.Agent")
+    old = agent.model
+    formatter = old.formatter if isinstance(old, TransformersChatModel) else None
+    model = TransformersChatModel(engine=engine, stream=old.stream, formatter=formatter)
+    agent.model = model
+    return model
+
+
+async def _chunks(
+    engine: Engine,
+    generation: Generation,
+    answer: Answer,
+    first: Delta,
+    pieces: AsyncIterator[Delta],
+) -> AsyncGenerator[ChatResponse, None]:
+    """The chunks of an answer; whoever stops reading stops the work.
+
+    It holds the engine, since one that nobody holds gives its weights up.
+    """
+    try:
+        for chunk in answer.chunks(first):
+            yield chunk
+        async for piece in pieces:
+            for chunk in answer.chunks(piece):
+                yield chunk
+    finally:
+        generation.cancel()
+
+
+def _settings(credential: TransformersCredential, settings: Settings | None) -> Settings:
+    settings = settings or read_settings()
+    if credential.hf_token is None:
+        return settings
+    return replace(settings, hub_token=Secret(credential.hf_token.get_secret_value()))
+
+
+def _told(messages: list[Msg], schema: Mapping[str, Any]) -> list[Msg]:
+    """The conversation, with what is wanted at its end."""
+    wanted = TextBlock(
+        text="<system-reminder>Answer with one JSON object of this JSON schema, and nothing else: "
+        f"{json.dumps(schema, ensure_ascii=False)}</system-reminder>"
+    )
+    last = messages[-1]
+    if last.role != "user":
+        return [*messages, UserMsg(name="user", content=[wanted])]
+    return [*messages[:-1], last.model_copy(update={"content": [*last.content, wanted]})]
+
+
+def _checked(whole: ChatResponse, structured_model: type[BaseModel] | dict) -> dict[str, Any]:
+    if (reason := whole.metadata["stop_reason"]) != "stop":
+        raise StructuredOutputError(
+            f"the answer ended before the object was whole ({reason}); allow more max_tokens"
+        )
+    text = "".join(block.text for block in whole.content if isinstance(block, TextBlock))
+    try:
+        value = json.loads(text)
+        if isinstance(structured_model, dict):
+            jsonschema.validate(value, structured_model)
+        else:
+            structured_model.model_validate(value)
+    except (ValueError, jsonschema.ValidationError, ValidationError) as error:
+        raise StructuredOutputError(
+            f"the answer {text!r} is not what was asked: {error}"
+        ) from error
+    if not isinstance(value, dict):
+        raise StructuredOutputError(f"the answer is {value!r}; it must be an object")
+    return value
