@@ -43,9 +43,14 @@ def finetune_train_adapter(job: TrainJob) -> TrainResult:
 
 @hookimpl(trylast=True)
 def finetune_read_examples(source: Source, format: str) -> Reading:
-    """Read the formats that are common to all hosts."""
+    """Read recordings, and the formats that are common to all hosts."""
     from agent_finetune.readers import formats
+    from agent_finetune.readers.sources import is_database
 
+    if is_database(source.path):
+        from agent_finetune.recordings import reading
+
+        return reading.read_source(source, format)
     return formats.read_source(source, format)
 
 

@@ -52,6 +52,9 @@ class Generation:
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     """Generated ids, the stop token included when the model produced it."""
+    renderer: str | None = None
+    """`Renderer.digest` of the tokenizer and template that the ids are of; another renderer takes
+    the turn's text instead. None, not kept, is taken for the renderer's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

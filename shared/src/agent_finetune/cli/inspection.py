@@ -59,6 +59,7 @@ def inspect(
                 "format": read.format,
                 "examples": len(read.examples),
                 "bad_rows": [{"source": bad.source, "reason": bad.reason} for bad in read.bad],
+                "left_out": dict(read.left_out),
                 "adaptation": {
                     "names": list(adaptation.names),
                     "reasons": list(adaptation.reasons),
@@ -72,6 +73,8 @@ def inspect(
         f"{data.data}: format {read.format}, {len(shown)} of {len(read.examples)} examples",
         markup=False,
     )
+    for reason, count in read.left_out.items():
+        console.print(f"{count} left out: {reason}", markup=False)
     console.print(_template_line(adaptation.names, adaptation.reasons), markup=False)
     console.print(_legend(console.is_terminal))
     for example, fit in zip(shown, fits, strict=True):

@@ -42,6 +42,7 @@ def learn(
     name: Annotated[str, Parameter(group=RESULT)],
     trusted: Annotated[Path | None, Parameter(group=RESULT)] = None,
     threshold: Annotated[float | None, Parameter(group=RESULT)] = None,
+    demonstrations: Annotated[bool, Parameter(group=RESULT, negative=())] = False,
     lora: AdapterFlags = DEFAULT_ADAPTER,
     train: TrainFlags = LEARNING,
     gate: GateFlags = DEFAULT_GATE,
@@ -53,11 +54,13 @@ def learn(
     name change over to the new version by themselves.
 
     Args:
-        source: Database of recordings, or a file of feedback in any common shape.
+        source: Database of recordings, or of them those of one agent as FILE#AGENT; or a file of
+            feedback in any common shape.
         store: Folder of all adapters; the versions are in STORE/NAME.
         name: Name of the adapter.
         trusted: Held-out feedback whose labels are surely right; must not get worse.
         threshold: Reward from which an answer counts as good.
+        demonstrations: Imitate the recorded answers too that nobody judged bad.
     """
     from agent_finetune.engine.local import LocalEngine
     from agent_finetune.settings import read_settings
@@ -68,7 +71,7 @@ def learn(
             "that is current in --store"
         )
     settings = read_settings()
-    learning = _learning(source, threshold, settings)
+    learning = _learning(source, threshold, settings, demonstrations=demonstrations)
     held_out = None if trusted is None else _learning(trusted, threshold, settings)
     log(
         f"feedback: {len(learning.preferences)} pairs, {len(learning.verdicts)} verdicts, "
@@ -92,24 +95,30 @@ def learn(
     return 0 if report.accepted else REJECTED
 
 
-def _learning(path: Path, threshold: float | None, settings: Settings) -> Learning:
+def _learning(
+    source: Path, threshold: float | None, settings: Settings, *, demonstrations: bool = False
+) -> Learning:
     """What there is to learn in a database of recordings or a file of feedback."""
     from agent_finetune.feedback import align, read_feedback, read_feedback_file
-    from agent_finetune.recordings import Recordings
+    from agent_finetune.readers import is_database, open_source
+    from agent_finetune.recordings import Recordings, Which
+    from agent_finetune.recordings.reading import asked_agent
 
-    if not _is_database(path):
-        shapes = read_feedback_file(str(path), settings=settings)
-        return align(shapes, threshold=threshold)
-    recordings = Recordings(path, create=False)
-    shapes = read_feedback(list(recordings.judgements()), source=path.name)
+    opened = open_source(str(source), settings)
+    if opened.path is None or not is_database(opened.path):
+        if demonstrations:
+            raise ConfigError(
+                f"demonstrations: {source} is no database of recordings, and says itself what to "
+                "imitate"
+            )
+        return align(read_feedback_file(str(source), settings=settings), threshold=threshold)
+    recordings = Recordings(opened.path, create=False)
+    which = Which(agent=asked_agent(opened.name, opened.path))
+    items: list[Any] = list(recordings.judgements(which))
+    if demonstrations:
+        items += recordings.examples(which)
+    shapes = read_feedback(items, source=opened.path.name)
     return align(shapes, more=recordings, threshold=threshold)
-
-
-def _is_database(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(15) == b"SQLite format 3"
 
 
 def _tell(line: Mapping[str, Any]) -> None:

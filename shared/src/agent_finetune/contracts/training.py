@@ -101,6 +101,10 @@ class Reading:
 
     format: str
     items: Iterable[Example | BadRow]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Rows that were read and are nothing to learn from, counted by the reason."""
+    digest: str | None = None
+    """`sha256:...` of what was read, where the bytes of the source's files do not say it."""
 
 
 class Batch(TypedDict):

@@ -10,7 +10,7 @@ from agent_finetune.contracts import Settings
 from agent_finetune.errors import DataError
 from agent_finetune.feedback.items import shape_of
 from agent_finetune.feedback.shapes import About, Shape
-from agent_finetune.readers import open_source
+from agent_finetune.readers import is_database, open_source
 from agent_finetune.readers.chat import shown
 from agent_finetune.records import BadRow
 
@@ -54,7 +54,10 @@ def read_feedback_file(
     Raises:
         DataError: The data cannot be found or parsed, or as `read_feedback`; the line is named.
     """
-    rows = open_source(name, settings, split).rows
+    source = open_source(name, settings, split)
+    if is_database(source.path):
+        raise DataError(f"{name}: a database; what recordings hold is learned by `learn`")
+    rows = source.rows
     if not rows:
         raise DataError(f"{name}: holds no rows")
     places = [

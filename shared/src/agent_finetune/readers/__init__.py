@@ -13,20 +13,29 @@ Formats, most specific first: bfcl, messages, sharegpt, lima, dolly, alpaca, pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent_finetune import plugins
 from agent_finetune.errors import DataError
 from agent_finetune.readers.rows import convert
-from agent_finetune.readers.sources import OpenedSource, open_source
+from agent_finetune.readers.sources import OpenedSource, is_database, open_source
 from agent_finetune.records import BadRow, Example, Message
 
 if TYPE_CHECKING:
     from agent_finetune.config import BadRowPolicy, DataConfig
     from agent_finetune.contracts import Settings
 
-__all__ = ["OpenedSource", "ReadResult", "convert", "open_source", "read", "read_configured"]
+__all__ = [
+    "OpenedSource",
+    "ReadResult",
+    "convert",
+    "is_database",
+    "open_source",
+    "read",
+    "read_configured",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +49,8 @@ class ReadResult:
     """Rows that were skipped, each with its file, line and reason."""
     digest: str
     """`sha256:...` of the data; see `OpenedSource.digest`."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Rows that are nothing to learn from, counted by the reason."""
 
 
 def read(
@@ -76,9 +87,14 @@ def read(
             bad.append(item)
     if not examples:
         first = f"; the first: {bad[0].source}: {bad[0].reason}" if bad else ""
-        raise DataError(f"{name}: none of {len(bad)} rows could be read{first}")
+        left = "".join(f"; {count} left out: {why}" for why, count in reading.left_out.items())
+        raise DataError(f"{name}: none of {len(bad)} rows could be read{first}{left}")
     return ReadResult(
-        format=reading.format, examples=tuple(examples), bad=tuple(bad), digest=source.digest
+        format=reading.format,
+        examples=tuple(examples),
+        bad=tuple(bad),
+        digest=reading.digest or source.digest,
+        left_out=reading.left_out,
     )
 
 

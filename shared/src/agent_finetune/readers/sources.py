@@ -68,13 +68,22 @@ LOADERS: dict[str, Callable[[Path], Sequence[Row]]] = {
 }
 
 
+def is_database(path: Path | None) -> bool:
+    """Whether a path is an SQLite file, whatever it is called."""
+    if path is None or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(15) == b"SQLite format 3"
+
+
 def open_source(name: str, settings: Settings, split: str = "train") -> OpenedSource:
     """Find the data that a name stands for. Rows are read when first asked for.
 
     A path that exists is that file or folder (of a folder, the data files right in it, by name).
     `bfcl`, or `bfcl:` and category names with commas between them, is the shipped Berkeley
     Function Calling Leaderboard. Anything else that looks like a hub id (`owner/dataset`,
-    `owner/dataset:config`) is one, and only there `split` counts.
+    `owner/dataset:config`) is one, and only there `split` counts. `FILE#PART` is the file, of
+    which its reader takes a part; of recordings (`recordings.reading`) that is an agent.
 
     Raises:
         DataError: No such file or folder, or no data file in it.
@@ -85,6 +94,9 @@ def open_source(name: str, settings: Settings, split: str = "train") -> OpenedSo
         return _folder(name, path)
     if path.exists():
         return _files(name, path, [path])
+    whole = Path(name.partition("#")[0]).expanduser()
+    if "#" in name and whole.is_file():  # a part of a file, for the reader that knows its parts
+        return _files(name, whole, [whole])
     if name == "bfcl" or name.startswith("bfcl:"):
         return _shipped_bfcl(name, settings)
     if path.suffix in LOADERS or not HUB_ID.fullmatch(name):
@@ -118,6 +130,8 @@ def _files(name: str, path: Path, files: Sequence[Path]) -> OpenedSource:
 
 def _rows(file: Path) -> Sequence[Row]:
     # Not before the rows are asked for: a plugin may know a file type that nobody here does.
+    if is_database(file):
+        return ()  # who knows whose database it is looks at its path
     if file.suffix not in LOADERS:
         raise DataError(
             f"{file}: files of type {file.suffix!r} are not read; read are {', '.join(LOADERS)}"

@@ -154,11 +154,12 @@ def _message(message: Message, served: Sequence[int]) -> dict[str, Any]:
 
 def _generation(generation: Generation, served: Sequence[int]) -> dict[str, Any]:
     prompt, ids = generation.prompt_ids, list(generation.ids)
+    origin = {} if generation.renderer is None else {"renderer": generation.renderer}
     # A turn's prompt is as a rule how the next one's begins: its length says it all, where ids in
     # full would make a conversation's record grow with the square of its turns.
     if served[: len(prompt)] == prompt:
-        return {"prompt_ids": len(prompt), "ids": ids}
-    return {"prompt_ids": list(prompt), "ids": ids}
+        return {"prompt_ids": len(prompt), "ids": ids, **origin}
+    return {"prompt_ids": list(prompt), "ids": ids, **origin}
 
 
 def _read_message(item: Mapping[str, Any], served: Sequence[int]) -> Message:
@@ -169,6 +170,7 @@ def _read_message(item: Mapping[str, Any], served: Sequence[int]) -> Message:
         values["generation"] = Generation(
             prompt_ids=tuple(served[:prompt] if isinstance(prompt, int) else prompt),
             ids=tuple(generation["ids"]),
+            renderer=generation.get("renderer"),
         )
     return Message(role=item["role"], **values)
 

@@ -77,13 +77,24 @@ class Recording:
         return () if request.tool_choice == "none" else tuple(request.tools)
 
     @property
-    def whole(self) -> bool:
-        """The answer is as it was said, came to its own end, and its calls could all be read."""
+    def flaw(self) -> str | None:
+        """Why the answer is not whole: as it was said, to its own end, with calls that read."""
         result = self.exchange.result
         message = result.message
-        said = bool(message.text.strip() or message.tool_calls)
-        ended = result.finish in ("stop", "tool_calls") and not result.broken_calls
-        return said and ended and self.redacted != "answer"
+        flaws = {
+            "redacted": self.redacted == "answer",
+            "cut short": result.finish not in ("stop", "tool_calls"),
+            "calls cannot be read": bool(result.broken_calls),
+            "nothing said": not (message.text.strip() or message.tool_calls),
+        }
+        return next((flaw for flaw, found in flaws.items() if found), None)
+
+    @property
+    def not_to_imitate(self) -> str | None:
+        """Why the answer is no demonstration; None when it is one."""
+        judged = self.judgement
+        bad = judged is not None and (judged.value is False or judged.correction is not None)
+        return "judged bad" if bad else self.flaw
 
 
 def to_example(recording: Recording, source: str) -> Example:

@@ -201,9 +201,7 @@ class Recordings:
         prompt was redacted.
         """
         for recording in self.read(which):
-            judged = recording.judgement
-            bad = judged and (judged.value is False or judged.correction is not None)
-            if recording.whole and not bad:
+            if recording.not_to_imitate is None:
                 yield to_example(recording, f"{self.path.name}:{recording.id}")
 
     def judgements(self, which: Which = ALL) -> Iterator[dict[str, Any]]:
@@ -231,7 +229,7 @@ class Recordings:
             if format == "feedback":
                 row = feedback_row(recording)
             else:
-                row = messages_row(recording) if recording.whole else None
+                row = None if recording.flaw else messages_row(recording)
             if row is not None:
                 yield row
 

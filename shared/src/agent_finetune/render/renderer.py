@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from agent_finetune.records import (
     Verdict,
     VerdictTokens,
 )
-from agent_finetune.render import pairs, turns
+from agent_finetune.render import origin, pairs, turns
 from agent_finetune.render import sections as cutting
 from agent_finetune.render import tokens as encoding
 from agent_finetune.render.adapt import Adaptation, adapt, learn
@@ -66,6 +67,11 @@ class Renderer:
     def adaptation(self) -> Adaptation:
         """What was done to the tokenizer's chat template, and the template that came of it."""
         return self._probed.adaptation
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of tokenizer and adapted template: ids of one digest are ids of the other."""
+        return origin.digest(self._tokenizer, self.adaptation.template)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -157,7 +163,8 @@ class Renderer:
             RenderError: The template cannot express the example.
             DataError: Nothing to train, or a row is too long and the policy is `error`.
         """
-        return fit(self, example, max_length, policy)
+        own = replace(example, messages=origin.own(example.messages, self.digest))
+        return fit(self, own, max_length, policy)
 
     def pair(self, preference: Preference) -> PairTokens:
         """A preference as ids: the prompt as served, and all that the model says in each answer.
@@ -166,7 +173,9 @@ class Renderer:
             RenderError: The template cannot express it.
             DataError: Both answers are the same, or stand behind different prompts.
         """
-        return pairs.pair(preference, self._answer, self._text)
+        chosen, rejected = origin.own((preference.chosen, preference.rejected), self.digest)
+        own = replace(preference, chosen=chosen, rejected=rejected)
+        return pairs.pair(own, self._answer, self._text)
 
     def verdict(self, verdict: Verdict) -> VerdictTokens:
         """A judged answer as ids: the prompt as served, and all that the model says.
@@ -175,7 +184,8 @@ class Renderer:
             RenderError: The template cannot express it.
             DataError: It is no assistant turn, or holds no token.
         """
-        return pairs.verdict(verdict, self._answer)
+        (completion,) = origin.own((verdict.completion,), self.digest)
+        return pairs.verdict(replace(verdict, completion=completion), self._answer)
 
     def parse(
         self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()
@@ -242,9 +252,10 @@ class Renderer:
 
     def said_messages(self, messages: Sequence[Message]) -> list[Message]:
         """Messages as the adapted template says them: several calls one after another."""
+        own = origin.own(messages, self.digest)
         if "one-call-per-turn" in self.adaptation.names:
-            return one_call_per_turn(messages)
-        return list(messages)
+            return one_call_per_turn(own)
+        return list(own)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer with the adapted chat template into a folder."""

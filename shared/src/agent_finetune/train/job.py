@@ -132,7 +132,8 @@ def _read(
     result = readers.read_configured(config, settings, name=name)
     found = "" if config.format != "auto" else " (found)"
     bad = f", {len(result.bad)} bad rows left out" if result.bad else ""
-    say(f"data: {name}, format {result.format}{found}, {len(result.examples)} examples{bad}")
+    left = "".join(f", {count} left out: {why}" for why, count in result.left_out.items())
+    say(f"data: {name}, format {result.format}{found}, {len(result.examples)} examples{bad}{left}")
     return result
 
 
@@ -283,6 +284,7 @@ def _facts(
                     "format": result.format,
                     "digest": result.digest,
                     "read": len(result.examples) + len(result.bad),
+                    "left_out": dict(result.left_out),
                 }
                 for result in read
             ],
