@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentscope.message import AssistantMsg, Msg, SystemMsg, UserMsg
-from agentscope_finetune.model import TransformersChatModel
 
 from agent_finetune.contracts import Settings
+from agentscope_finetune.model import TransformersChatModel
 
 
 def chat_model(

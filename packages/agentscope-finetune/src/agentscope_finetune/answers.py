@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_finetune.contracts import Delta, Result
 from agentscope.message import TextBlock, ThinkingBlock, ToolCallBlock
 from agentscope.model import ChatResponse, FinishedReason
 
+from agent_finetune.contracts import Delta, Result
 from agentscope_finetune import convert
 
 

@@ -13,11 +13,12 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_finetune.contracts import Result
-from agent_finetune.records import Message, ToolCall
 from agentscope.message import TextBlock, ThinkingBlock, ToolCallBlock
 from agentscope.model import ChatUsage
 from json_repair import repair_json
+
+from agent_finetune.contracts import Result
+from agent_finetune.records import Message, ToolCall
 
 Blocks = list[TextBlock | ThinkingBlock | ToolCallBlock]
 

@@ -11,7 +11,6 @@ from typing import Any
 from agent_finetune.contracts import Engine
 from agent_finetune.errors import RenderError
 from agent_finetune.records import Message
-
 from agentscope_finetune import convert
 from agentscope_finetune.threads import aside
 
@@ -59,10 +58,9 @@ class TokenCounter:
         thinking: bool | None,
     ) -> int:
         messages = convert.to_messages(dicts)
-        asked = {} if thinking is None else {"thinking": thinking}
         if messages:
             try:
-                return self._engine.count_tokens(messages, tools, **asked)
+                return self._engine.count_tokens(messages, tools, thinking=thinking)
             except RenderError:
                 pass  # a part of a conversation, which this template does not print alone
         text = "\n".join(_text(message) for message in messages)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from agentscope.credential import CredentialBase
 from pydantic import ConfigDict, Field, SecretStr
 
 if TYPE_CHECKING:
     from agentscope.model import ChatModelBase
+
+    ModelClass: TypeAlias = type[ChatModelBase]
 
 
 class TransformersCredential(CredentialBase):
@@ -40,7 +42,7 @@ class TransformersCredential(CredentialBase):
     """Whether code that comes with a model may run."""
 
     @classmethod
-    def get_chat_model_class(cls) -> type[ChatModelBase]:
+    def get_chat_model_class(cls) -> ModelClass:
         """The chat model that takes this credential."""
         from agentscope_finetune.model import TransformersChatModel
 

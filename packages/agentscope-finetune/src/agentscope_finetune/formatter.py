@@ -39,8 +39,9 @@ class TransformersChatFormatter(FormatterBase):
     """
 
     async def format(self, msgs: list[Msg]) -> list[dict[str, Any]]:
-        """Messages as dicts with `role` and `content`, and besides on an assistant's turn
-        `reasoning_content` and `tool_calls`, on a result `name` and `tool_call_id`.
+        """Messages as dicts of `role` and `content`, and what else a turn has.
+
+        An assistant's has `reasoning_content` and `tool_calls`, a result `name` and `tool_call_id`.
         """
         self.assert_list_of_msgs(msgs)
         turns = _Turns()

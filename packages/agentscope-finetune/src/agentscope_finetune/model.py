@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import jsonschema
+from agentscope.agent import Agent
+from agentscope.model import ChatModelBase, ChatResponse, ModelCard, StructuredResponse
+
 from agent_finetune import plugins
 from agent_finetune.config import Dtype, ModelConfig, Quantization
 from agent_finetune.contracts import (
@@ -25,20 +26,21 @@ from agent_finetune.contracts import (
 from agent_finetune.errors import BusyError, ConfigError, DownloadError, FinetuneError
 from agent_finetune.records import Message
 from agent_finetune.settings import read_settings
-from agentscope.agent import Agent
-from agentscope.exception import StructuredOutputError
-from agentscope.formatter import FormatterBase
-from agentscope.message import Msg, TextBlock, UserMsg
-from agentscope.model import ChatModelBase, ChatResponse, ModelCard, StructuredResponse
-from agentscope.tool import ToolChoice
-from pydantic import BaseModel, Field, ValidationError
-
 from agentscope_finetune import convert, policy
 from agentscope_finetune.answers import Answer
 from agentscope_finetune.counting import TokenCounter
 from agentscope_finetune.credential import TransformersCredential
 from agentscope_finetune.formatter import TransformersChatFormatter
+from agentscope_finetune.parameters import GenerationParameters
+from agentscope_finetune.structured import Structure, checked, schema_of, told
 from agentscope_finetune.threads import aside
+
+if TYPE_CHECKING:
+    from agentscope.formatter import FormatterBase
+    from agentscope.message import Msg
+    from agentscope.tool import ToolChoice
+
+Errors: TypeAlias = tuple[type[Exception], ...]
 
 DEFAULT_CONTEXT = 32768
 """What the host takes a context to be where nobody knows; only until the model is loaded."""
@@ -73,52 +75,8 @@ class TransformersChatModel(ChatModelBase):
         ConfigError: A value is not legal, or the credential may not reach this model.
     """
 
-    class Parameters(BaseModel):
+    class Parameters(GenerationParameters):
         """How to generate, in the names that other providers use."""
-
-        max_tokens: int | None = Field(
-            default=None,
-            title="Max Tokens",
-            description="The most tokens of an answer; unset, what the context still holds.",
-            gt=0,
-        )
-        temperature: float | None = Field(
-            default=None,
-            title="Temperature",
-            description="0 or unset takes the likeliest token each time.",
-            ge=0,
-            le=2,
-        )
-        top_p: float | None = Field(
-            default=None,
-            title="Top P",
-            description="Share of the likeliest tokens that are drawn from.",
-            gt=0,
-            le=1,
-        )
-        top_k: int | None = Field(
-            default=None,
-            title="Top K",
-            description="How many of the likeliest tokens are drawn from; 0 or unset is all.",
-            ge=0,
-        )
-        repetition_penalty: float | None = Field(
-            default=None,
-            title="Repetition Penalty",
-            description="Above 1 makes tokens less likely that were there before.",
-            gt=0,
-        )
-        seed: int | None = Field(
-            default=None, title="Seed", description="The same seed gives the same answer."
-        )
-        thinking_enable: bool | None = Field(
-            default=None,
-            title="Thinking",
-            description="Whether the model thinks first; unset is the model's own way.",
-        )
-        stop: list[str] | None = Field(
-            default=None, title="Stop", description="Texts that end an answer."
-        )
 
     type: Literal["transformers_chat"] = "transformers_chat"
     """The type of the chat model."""
@@ -127,7 +85,7 @@ class TransformersChatModel(ChatModelBase):
         self,
         credential: TransformersCredential | None = None,
         model: str = "",
-        parameters: TransformersChatModel.Parameters | None = None,
+        parameters: GenerationParameters | None = None,
         stream: bool = True,
         max_retries: int = 0,
         retry_delay: float = 1.0,
@@ -163,6 +121,7 @@ class TransformersChatModel(ChatModelBase):
             )
         self._set_context: int | None = None
         self._real_context: int | None = None
+        self.parameters: GenerationParameters
         super().__init__(
             credential=own,
             model=model or adapter or "live engine",
@@ -234,7 +193,7 @@ class TransformersChatModel(ChatModelBase):
         self._engine, self._config, self._counter = engine, config, None
         self.model, self._real_context, self._set_context = config.model, info.context, None
 
-    async def count_tokens(self, messages: list[Msg], tools: list[dict] | None) -> int:
+    async def count_tokens(self, messages: list[Msg], tools: list[dict[str, Any]] | None) -> int:
         """Tokens of the prompt that a call with these would have; never raises.
 
         Where the template does not print such a part of a conversation, its text is counted, and
@@ -249,7 +208,7 @@ class TransformersChatModel(ChatModelBase):
             return await super().count_tokens(messages, tools)
 
     @classmethod
-    def _get_retryable_exceptions(cls) -> tuple[type[Exception], ...]:
+    def _get_retryable_exceptions(cls) -> Errors:
         return (BusyError, DownloadError)
 
     def _get_disable_thinking_kwargs(self) -> dict[str, Any]:
@@ -259,7 +218,7 @@ class TransformersChatModel(ChatModelBase):
         self,
         model_name: str,
         messages: list[Msg],
-        tools: list[dict] | None = None,
+        tools: list[dict[str, Any]] | None = None,
         tool_choice: ToolChoice | None = None,
         **kwargs: Any,
     ) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
@@ -282,8 +241,7 @@ class TransformersChatModel(ChatModelBase):
         chunks = await self._begin(request)
         if self.stream:
             return chunks
-        whole = [chunk async for chunk in chunks]
-        return whole[-1]
+        return [chunk async for chunk in chunks][-1]
 
     async def _begin(self, request: Request) -> AsyncGenerator[ChatResponse, None]:
         engine = self.engine
@@ -302,10 +260,7 @@ class TransformersChatModel(ChatModelBase):
         return chunks
 
     async def generate_structured_output(
-        self,
-        messages: list[Msg],
-        structured_model: type[BaseModel] | dict,
-        **kwargs: Any,
+        self, messages: list[Msg], structured_model: Structure, **kwargs: Any
     ) -> StructuredResponse:
         """An object of a schema, in one generation: its tokens are held to the schema.
 
@@ -317,34 +272,37 @@ class TransformersChatModel(ChatModelBase):
             ConfigError: The schema is one that no generation can be held to.
         """
         if not messages:
-            raise ValueError("messages is empty; an object is generated behind a conversation")
-        kwargs.pop("tool_choice", None)
-        asked = {**self._get_disable_thinking_kwargs(), **kwargs}
-        schema = structured_model
-        if not isinstance(structured_model, dict):
-            schema = structured_model.model_json_schema()
-        request = await self._request(_told(messages, schema), None, None, asked, schema=schema)
-        for attempt in range(self.max_retries + 1):
-            try:
-                *_, whole = [chunk async for chunk in await self._begin(request)]
-                break
-            except self._get_retryable_exceptions():
-                if attempt == self.max_retries:
-                    raise
-                await asyncio.sleep(self.retry_delay)
+            raise ConfigError("messages is empty; an object is generated behind a conversation")
+        schema = schema_of(structured_model)
+        changes = {**self._get_disable_thinking_kwargs(), **kwargs}
+        changes.pop("tool_choice", None)
+        request = await self._request(told(messages, schema), None, None, changes, schema=schema)
+        answer = await self._whole(request)
         return StructuredResponse(
-            content=_checked(whole, structured_model),
-            id=whole.id,
-            created_at=whole.created_at,
-            usage=whole.usage,
-            metadata=whole.metadata,
-            finished_reason=whole.finished_reason,
+            content=checked(answer, structured_model),
+            id=answer.id,
+            created_at=answer.created_at,
+            usage=answer.usage,
+            metadata=answer.metadata,
+            finished_reason=answer.finished_reason,
         )
+
+    async def _whole(self, request: Request) -> ChatResponse:
+        """A whole answer; what may help to be repeated is, as often as `max_retries` says."""
+        left = self.max_retries
+        while True:
+            try:
+                return [chunk async for chunk in await self._begin(request)][-1]
+            except self._get_retryable_exceptions():
+                if not left:
+                    raise
+            left -= 1
+            await asyncio.sleep(self.retry_delay)
 
     async def _request(
         self,
         messages: list[Msg],
-        tools: list[dict] | None,
+        tools: list[dict[str, Any]] | None,
         tool_choice: ToolChoice | None,
         changes: Mapping[str, Any],
         schema: Mapping[str, Any] | None = None,
@@ -354,33 +312,29 @@ class TransformersChatModel(ChatModelBase):
         if tool_choice is not None and tool_choice.tools:
             offered = [tool for tool in offered if tool["function"]["name"] in tool_choice.tools]
         chosen = self._parameters(changes)
-        # Only what is set, so that an engine's own defaults hold for the rest.
-        wanted = {
-            "temperature": chosen.temperature,
-            "top_p": chosen.top_p,
-            "top_k": chosen.top_k,
-            "repetition_penalty": chosen.repetition_penalty,
-            "thinking": chosen.thinking_enable,
-        }
         return Request(
             messages=convert.to_messages(await self.formatter.format(messages)),
             tools=offered,
             tool_choice="auto" if tool_choice is None else tool_choice.mode,
             schema=schema,
             max_new_tokens=chosen.max_tokens,
+            temperature=chosen.temperature or 0.0,
+            top_p=chosen.top_p or 1.0,
+            top_k=chosen.top_k or 0,
+            repetition_penalty=chosen.repetition_penalty or 1.0,
             seed=chosen.seed,
             stop=chosen.stop or (),
-            **{name: value for name, value in wanted.items() if value is not None},
+            thinking=chosen.thinking_enable,
         )
 
-    def _parameters(self, changes: Mapping[str, Any]) -> Parameters:
+    def _parameters(self, changes: Mapping[str, Any]) -> GenerationParameters:
         """This model's parameters, with those of one call."""
         if not changes:
             return self.parameters
-        legal = ", ".join(self.Parameters.model_fields)
+        legal = self.Parameters.model_fields
         for name in changes:
-            if name not in self.Parameters.model_fields:
-                raise ConfigError(f"a call has {name!r}; legal are {legal}")
+            if name not in legal:
+                raise ConfigError(f"a call has {name!r}; legal are {', '.join(legal)}")
         return self.Parameters.model_validate({**self.parameters.model_dump(), **changes})
 
     def _allowed(self, config: ModelConfig) -> ModelConfig:
@@ -439,36 +393,3 @@ def _settings(credential: TransformersCredential, settings: Settings | None) -> 
     if credential.hf_token is None:
         return settings
     return replace(settings, hub_token=Secret(credential.hf_token.get_secret_value()))
-
-
-def _told(messages: list[Msg], schema: Mapping[str, Any]) -> list[Msg]:
-    """The conversation, with what is wanted at its end."""
-    wanted = TextBlock(
-        text="<system-reminder>Answer with one JSON object of this JSON schema, and nothing else: "
-        f"{json.dumps(schema, ensure_ascii=False)}</system-reminder>"
-    )
-    last = messages[-1]
-    if last.role != "user":
-        return [*messages, UserMsg(name="user", content=[wanted])]
-    return [*messages[:-1], last.model_copy(update={"content": [*last.content, wanted]})]
-
-
-def _checked(whole: ChatResponse, structured_model: type[BaseModel] | dict) -> dict[str, Any]:
-    if (reason := whole.metadata["stop_reason"]) != "stop":
-        raise StructuredOutputError(
-            f"the answer ended before the object was whole ({reason}); allow more max_tokens"
-        )
-    text = "".join(block.text for block in whole.content if isinstance(block, TextBlock))
-    try:
-        value = json.loads(text)
-        if isinstance(structured_model, dict):
-            jsonschema.validate(value, structured_model)
-        else:
-            structured_model.model_validate(value)
-    except (ValueError, jsonschema.ValidationError, ValidationError) as error:
-        raise StructuredOutputError(
-            f"the answer {text!r} is not what was asked: {error}"
-        ) from error
-    if not isinstance(value, dict):
-        raise StructuredOutputError(f"the answer is {value!r}; it must be an object")
-    return value
