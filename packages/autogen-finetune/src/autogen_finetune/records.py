@@ -4,7 +4,8 @@ A thread is written from one agent's side: what it sent has the role assistant, 
 has user. It is almost what the model saw, with three differences, all undone here:
 
 - Results of parallel tool calls lie in one message, under `tool_responses`, and are unrolled into
-  one tool turn each, as `ConversableAgent` does before it calls its client.
+  one tool turn each, as `ConversableAgent` does before it calls its client. `oai.to_messages` reads
+  turns here as it does for the model, so that speakers of a group chat are named in both.
 - System message and tool schemas are not in it; `system_message` and `tools` may stand beside it.
 - The agent's opening words, before anyone spoke to it, were not generated; they are context only.
 
@@ -20,8 +21,9 @@ from itertools import islice
 from typing import Any
 
 from agent_finetune.errors import DataError
-from agent_finetune.readers.chat import as_example, as_message, as_objects, as_text, as_tools
+from agent_finetune.readers.chat import as_example, as_objects, as_text, as_tools
 from agent_finetune.records import Example, Message, Row
+from autogen_finetune.oai import to_messages
 
 FORMAT = "autogen"
 KEYS = ("messages", "chat_history")
@@ -61,27 +63,13 @@ def read_thread(row: Row) -> Example:
     if system := as_text(row.data.get("system_message"), "system_message"):
         messages.append(Message(role="system", text=system))
     opened = False
-    for turn in _turns(as_objects(row.data[key], key), key):
+    for turn in to_messages(as_objects(row.data[key], key), key):
         opened = opened or turn.role == "user"
         generated = opened or turn.role != "assistant"
         messages.append(turn if generated else replace(turn, trained=False))
     if not any(m.role == "assistant" and m.trained for m in messages):
         raise DataError("the agent only opened the chat; there is no reply of it to learn from")
     return as_example(row, messages, as_tools(row.data.get("tools")))
-
-
-def _turns(messages: Iterable[Mapping[str, Any]], key: str) -> Iterator[Message]:
-    for index, message in enumerate(messages):
-        what = f"{key}[{index}]"
-        if not message.get("tool_responses"):
-            yield as_message(message, what)
-            continue
-        responses = as_objects(message["tool_responses"], f"{what}: tool_responses")
-        for number, response in enumerate(responses):
-            turn = {"role": "tool", **response}
-            yield as_message(turn, f"{what}: tool_responses[{number}]")
-        if message.get("role") != "tool":  # a tool message's own text repeats its responses
-            yield as_message(message, what)
 
 
 def _by_peer(data: Mapping[str, Any]) -> bool:
