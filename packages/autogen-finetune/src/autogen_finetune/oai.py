@@ -18,8 +18,8 @@ def to_messages(messages: Iterable[Mapping[str, Any]], key: str = "messages") ->
     """Chat dicts as the model is to see them.
 
     Results of parallel tool calls under `tool_responses` become a tool turn each, None content is
-    no text, and arguments become objects. Where several speak as users, as in a group chat, the texts
-    of all but the first begin with a name.
+    no text, and arguments become objects. Where several speak as users, as in a group chat, the
+    texts of all but the first begin with a name.
 
     Args:
         messages: With the roles system, user, assistant, tool and function.
