@@ -2,15 +2,22 @@
 
 import copy
 import dataclasses
+import json
 import subprocess
 import sys
 
 import pytest
 
-from agent_finetune.config import AdapterConfig, TrainConfig
+from agent_finetune.config import AdapterConfig, ModelConfig, TrainConfig
+from agent_finetune.contracts import Settings
 from agent_finetune.errors import ConfigError
 from agentscope_finetune import training_fields, weights2024
-from agentscope_finetune.example2024 import FineTuneConfig, read_fine_tune_config
+from agentscope_finetune.example2024 import (
+    FineTuneConfig,
+    load_model_configs,
+    read_fine_tune_config,
+    read_model_configs,
+)
 
 SCRIPT = {
     "continue_lora_finetuning": False,
@@ -321,3 +328,122 @@ def test_a_configuration_is_read_without_torch():
         "read({'training_args': {'optim': 'adamw_torch'}}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+EXAMPLE_FILE = """[
+    {
+        "model_type": "huggingface",
+        "config_name": "my_custom_model",
+        "pretrained_model_name_or_path": "google/gemma-7b",
+        "max_length": 128,
+        "device": "cuda",
+        "data_path": "GAIR/lima",
+        "fine_tune_config": {
+            "lora_config": {"r": 16, "lora_alpha": 32},
+            "training_args": {"max_steps": 200, "logging_steps": 1},
+            "bnb_config": {
+                "load_in_4bit": "True",
+                "bnb_4bit_use_double_quant": "True",
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_compute_dtype": "torch.bfloat16"
+            }
+        }
+    }
+]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "model_configs.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
+        return path
+
+    return write
+
+
+def entry(**changes):
+    given = {"model_type": "huggingface", "config_name": "m", "model_id": "owner/name", **changes}
+    return {key: value for key, value in given.items() if value is not ...}
+
+
+def test_the_examples_own_file_loads_although_it_never_did_in_2024(write, caplog):
+    path = write(EXAMPLE_FILE)
+    with caplog.at_level("INFO", logger="agentscope_finetune"):
+        models = load_model_configs(path, settings=Settings(offline=True))
+    (model,) = models.values()
+    assert list(models) == ["my_custom_model"]
+    assert model.model_config == ModelConfig(
+        model="google/gemma-7b", device="cuda", dtype="bfloat16", quantization="4bit"
+    )
+    assert model.parameters.max_tokens == 128
+    assert "data_path of 'my_custom_model' is not trained on yet" in caplog.text
+
+
+def test_an_entry_says_what_2024_trained_with(write):
+    found = read_model_configs(write(EXAMPLE_FILE))["my_custom_model"]
+    assert (found.data_path, found.output_dir, found.local) == ("GAIR/lima", None, None)
+    assert found.asked.train.max_steps == 200
+    assert found.fine_tune_config["lora_config"] == {"r": 16, "lora_alpha": 32}
+
+
+def test_one_entry_may_stand_alone_and_a_reply_has_512_tokens_unless_it_says(write):
+    (model,) = load_model_configs(write(entry()), settings=Settings()).values()
+    assert model.model_config.model == "owner/name"
+    assert model.parameters.max_tokens == 512
+    inner = entry(fine_tune_config={"max_length": 9})
+    assert read_model_configs(write(inner))["m"].max_new_tokens == 9
+
+
+def test_a_local_path_is_a_model_or_an_adapter_on_its_base(write, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    described = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(described))
+    local = entry(model_id=..., local_model_path=str(folder))
+    both = entry(config_name="n", local_model_path=str(folder), device="cpu")
+    models = load_model_configs(write([local, both]), settings=Settings())
+    assert models["m"].model_config == ModelConfig(model="owner/base", adapter=str(folder))
+    assert models["n"].model_config == ModelConfig(
+        model="owner/name", adapter=str(folder), device="cpu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[\n{]", r"model_configs\.json:2: not JSON: .* at column 2"),
+        ("", "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('[{},\n\n {"a": NaN}]', r":3: in the entry that begins here, NaN is not JSON"),
+        ('[\n{"a": 1,\n "a": 2}]', r":2: in the entry that begins here, the key 'a' appears twice"),
+        ("[\n1]", r":2: 1; legal is an object per model"),
+        ("3", r":1: 3; legal is an object per model"),
+        (
+            [entry(model_type="openai_chat", config_name="gpt"), entry(), entry(model_type=...)],
+            r"another: line 2 'gpt' \('openai_chat'\), line \d+ 'm' \(None\); AgentScope 2",
+        ),
+        ([entry(), entry()], r":7: entry 'm': config_name is 'm'; legal is a name that no other"),
+        ([entry(config_name=...)], r":2: entry None: no key 'config_name'; keys are 'model_type'"),
+        ([entry(model_id=...)], "names no model; give pretrained_model_name_or_path or local"),
+        ([entry(pretrained_model_name_or_path="a/b")], "model_id is 'owner/name'; legal is left"),
+        ([entry(max_lenght=3)], "max_lenght is no key of an entry; did you mean 'max_length'"),
+        ([entry(max_length=0)], "entry 'm': max_length is 0; legal is a whole number"),
+        ([entry(device="tpu")], "device is 'tpu'"),
+        ([entry(data_path=3)], "data_path is 3"),
+        (
+            [entry(fine_tune_config={"lora_config": {"r": 0}})],
+            r":2: entry 'm': fine_tune_config: lora_config\.r is 0",
+        ),
+        ([entry(fine_tune_config=[])], r"fine_tune_config is \[\]; legal is an object"),
+    ],
+)
+def test_a_broken_file_names_file_line_and_entry(write, content, message):
+    with pytest.raises(ConfigError, match=message):
+        read_model_configs(write(content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.json: cannot be read"):
+        load_model_configs(tmp_path / "no.json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from agent_finetune import artifacts, plugins
 from agent_finetune.config import Dtype, ModelConfig
@@ -197,5 +197,4 @@ def _end_as(model: Any, tokenizer: Any) -> None:
 
 def _dtype(embeddings: torch.Tensor) -> Dtype:
     name = str(embeddings.dtype).removeprefix("torch.")
-    legal: tuple[Literal["auto", "float32", "bfloat16", "float16"], ...] = get_args(Dtype)
-    return cast("Dtype", name) if name in legal else "float32"
+    return cast("Dtype", name) if name in get_args(Dtype) else "float32"

@@ -18,8 +18,8 @@ _FLAGS = {"true": True, "false": False}
 
 
 def wrong(key: str, value: object, legal: str) -> ConfigError:
-    """The one error of this module: key, value and what is legal."""
-    return ConfigError(f"fine_tune_config: {key} is {value!r}; legal is {legal}")
+    """An error that names key, value and what is legal."""
+    return ConfigError(f"{key} is {value!r}; legal is {legal}")
 
 
 def unknown(key: str, names: Iterable[str], what: str) -> ConfigError:
@@ -27,7 +27,7 @@ def unknown(key: str, names: Iterable[str], what: str) -> ConfigError:
     known = sorted(names)
     near = get_close_matches(key.rpartition(".")[2], known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else f"legal are {', '.join(known[:40])}"
-    return ConfigError(f"fine_tune_config: {key} is no {what}; {hint}")
+    return ConfigError(f"{key} is no {what}; {hint}")
 
 
 def mapping(key: str, value: object) -> Mapping[str, object]:
