@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent_finetune.errors import FinetuneError
+from agent_finetune.settings import read_settings
 from agentscope_finetune import (
     FineTuneAgent,
     TransformersChatModel,
@@ -150,7 +151,7 @@ class Screen:
 async def open_agents(options, screen):
     """Writer, Critic and Teacher, on one copy of the weights."""
     env_file = HERE / ".env" if (HERE / ".env").exists() else None
-    models = load_model_configs(options.configs)
+    models = load_model_configs(options.configs, settings=read_settings(env_file))
     agents = []
     for name, prompt in PROMPTS.items():
         model = models[name.lower()]
@@ -267,13 +268,19 @@ def tell(question, before, after, reloaded, result, options, console):
     history = (result.folder / "history.jsonl").read_text("utf-8").splitlines()
     losses = [line["loss"] for line in map(json.loads, history) if "loss" in line]
     rows = run["data"]["train"]["rows"]
-    print(f"trained    {rows} rows of {options.data}, {result.steps} steps, {result.seconds:.0f} s")
+    print(f"trained    {rows} rows, {result.steps} steps, {result.seconds:.0f} s")
     print(f"loss       {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
-    print(f"folder     {result.folder}")
+    print(f"data       {short(options.data)}")
+    print(f"folder     {short(result.folder)}")
     others = set(before) - {"Writer"}
     print(f"others     {'as before' if others <= set(same) else 'CHANGED'}")
     print(f"reloaded   {'says the same' if reloaded == after['Writer'] else 'SAYS SOMETHING ELSE'}")
     return others <= set(same) and reloaded == after["Writer"]
+
+
+def short(path):
+    """A path as it is, or as it is seen from here."""
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 async def converse(options):
@@ -286,7 +293,7 @@ async def converse(options):
     table = RoundTable(agents)
     question = await listen(table, user, screen) or QUESTION
     before = await ask_alone(agents, question)
-    print(f"\nThe Writer is fine-tuned on {options.data}; the conversation goes on.")
+    print(f"\nThe Writer is fine-tuned on {short(options.data)}; the conversation goes on.")
     result = await fine_tune(agents[0], table, user, screen, options)
     print(f"\nThe Writer has learned: {result.steps} steps, loss {result.loss:.3f}")
     with suppress(EOFError):
