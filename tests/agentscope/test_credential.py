@@ -1,14 +1,14 @@
 import subprocess
 import sys
 
-import agentscope_finetune
 import pytest
 from agentscope.credential import CredentialFactory, OpenAICredential
-from agentscope_finetune.credential import TransformersCredential
-from agentscope_finetune.model import TransformersChatModel
 from pydantic import ValidationError
 
+import agentscope_finetune
 from agent_finetune.contracts import Settings
+from agentscope_finetune.credential import TransformersCredential
+from agentscope_finetune.model import TransformersChatModel
 
 
 def registered():
@@ -44,7 +44,9 @@ def test_the_web_form_hides_the_token_and_does_not_ask_for_it():
     assert schema["properties"]["trust_remote_code"]["default"] is False
 
 
-@pytest.mark.parametrize("show", [repr, str, lambda c: c.model_dump_json(), lambda c: c.model_dump()])
+@pytest.mark.parametrize(
+    "show", [repr, str, lambda c: c.model_dump_json(), lambda c: c.model_dump()]
+)
 def test_the_token_shows_itself_nowhere(show):
     assert "hf_secret" not in str(show(TransformersCredential(hf_token="hf_secret")))
 
@@ -55,7 +57,9 @@ def test_the_token_reaches_the_kernel_and_a_credential_without_one_leaves_the_pr
         TransformersCredential(hf_token="hf_secret"), "owner/name", settings=own
     )
     assert model._settings.hub_token.reveal() == "hf_secret"
-    assert TransformersChatModel(TransformersCredential(), "owner/name", settings=own)._settings is own
+    assert (
+        TransformersChatModel(TransformersCredential(), "owner/name", settings=own)._settings is own
+    )
     assert "hf_secret" not in repr(model._settings)
 
 

@@ -13,13 +13,14 @@ from agentscope.message import (
     ToolResultBlock,
     URLSource,
 )
+from agentscope_models import WEATHER, assistant, system, user
+from chat_templates import NAMES, renderer
+
 from agentscope_finetune.convert import to_messages
 from agentscope_finetune.formatter import (
     TransformersChatFormatter,
     TransformersMultiAgentFormatter,
 )
-from agentscope_models import WEATHER, assistant, system, user
-from chat_templates import NAMES, renderer
 
 PICTURE = DataBlock(
     source=Base64Source(data=base64.b64encode(b"pixels").decode(), media_type="image/png")

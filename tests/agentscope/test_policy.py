@@ -1,13 +1,13 @@
 import json
 
 import pytest
+
+from agent_finetune.config import ModelConfig
+from agent_finetune.errors import ConfigError
 from agentscope_finetune import policy
 from agentscope_finetune.credential import TransformersCredential
 from agentscope_finetune.model import TransformersChatModel
 from agentscope_finetune.policy import allow_models
-
-from agent_finetune.config import ModelConfig
-from agent_finetune.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -58,9 +58,7 @@ def chat_model(
 
 def scripted_model(*answers: Answer, **options) -> TransformersChatModel:
     """A model that says what the test wrote; `model.engine.requests` is what it was asked."""
-    return TransformersChatModel(
-        engine=ScriptedEngine(*answers), settings=Settings(), **options
-    )
+    return TransformersChatModel(engine=ScriptedEngine(*answers), settings=Settings(), **options)
 
 
 def user(text: str, name: str = "user") -> Msg:

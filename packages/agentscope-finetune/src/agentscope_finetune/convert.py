@@ -27,6 +27,9 @@ _LETTERS = string.ascii_letters + string.digits
 _NAME = re.compile(r'"name"\s*:\s*"([^"]+)"')
 _ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*:\s*')
 
+_CLOSING = re.compile(r"(?:\s*<[^<>]+>)+\s*$")
+"""Markup behind a call."""
+
 
 def new_call_id() -> str:
     """A fresh id of a call: nine letters and digits, since Mistral's templates refuse others.
@@ -104,8 +107,18 @@ def broken_call_block(raw: str, tools: Sequence[str], *, cut_at: int | None) -> 
     if cut_at is not None:
         note = f"cut off after {cut_at} tokens, before the call was whole; make it shorter"
         return ToolCallBlock(id=new_call_id(), name=name, input=json.dumps([note]))
+    return ToolCallBlock(id=new_call_id(), name=name, input=_broken_arguments(raw))
+
+
+def _broken_arguments(raw: str) -> str:
+    """What of a broken call is meant to be its arguments; all of it where that cannot be told."""
     found = _ARGUMENTS.search(raw)
-    return ToolCallBlock(id=new_call_id(), name=name, input=raw[found.end() :] if found else raw)
+    if found is None:
+        return raw
+    said = _CLOSING.sub("", raw[found.end() :])
+    while said.endswith("}") and said.count("}") > said.count("{"):
+        said = said[:-1].rstrip()
+    return said
 
 
 def usage_of(result: Result, seconds: float) -> ChatUsage:

@@ -23,10 +23,10 @@ from agent_finetune.contracts import (
     Secret,
     Settings,
 )
-from agent_finetune.errors import BusyError, ConfigError, DownloadError, FinetuneError
+from agent_finetune.errors import BusyError, ConfigError, ContextError, DownloadError, FinetuneError
 from agent_finetune.records import Message
 from agent_finetune.settings import read_settings
-from agentscope_finetune import convert, policy
+from agentscope_finetune import cards, convert, policy
 from agentscope_finetune.answers import Answer
 from agentscope_finetune.counting import TokenCounter
 from agentscope_finetune.credential import TransformersCredential
@@ -167,7 +167,10 @@ class TransformersChatModel(ChatModelBase):
     @classmethod
     def list_models(cls, custom_yaml_dir: str | None = None) -> list[ModelCard]:
         """Cards of well-known small models, and of what lies under the roots of the policy."""
-        return super().list_models(custom_yaml_dir)
+        read = super().list_models
+        if custom_yaml_dir is not None:
+            return read(custom_yaml_dir)
+        return [*read(str(cards.KNOWN)), *cards.local(read)]
 
     async def serve(self, config: ModelConfig) -> None:
         """Speak with another model or adapter from now on; what is under way is finished first.
@@ -244,6 +247,7 @@ class TransformersChatModel(ChatModelBase):
         return [chunk async for chunk in chunks][-1]
 
     async def _begin(self, request: Request) -> AsyncGenerator[ChatResponse, None]:
+        """Wait for the first piece of an answer, which comes behind all that could go wrong."""
         engine = self.engine
         generation = engine.stream(request)
         pieces = aiter(generation)
@@ -251,6 +255,11 @@ class TransformersChatModel(ChatModelBase):
         try:
             first = await anext(pieces)
             await self._learn(engine)
+        except ContextError:
+            if request.max_new_tokens is None:
+                raise
+            # There is less room than an answer may take, which is no reason to give none.
+            return await self._begin(replace(request, max_new_tokens=None))
         except BaseException:
             generation.cancel()
             raise
