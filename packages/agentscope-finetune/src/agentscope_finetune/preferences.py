@@ -32,17 +32,19 @@ class Judgement:
 
     id: str
     """The answer's."""
-    calls: tuple[ToolCall, ...] | None
-    """All calls that it should have made, where one was edited; None where some were denied."""
+    calls: tuple[ToolCall, ...]
+    """The calls that are left of it: as they were edited, and without those that were denied."""
+    denied: bool
+    """Whether one was denied just now."""
 
     def write(self, recordings: Recordings) -> None:
         """Attach it to the answer."""
-        if self.calls is None:
-            recordings.feedback(self.id, value=False, comment="a call was denied")
-            return
         said = recordings.show(self.id).exchange.result.message
-        better = replace(said, tool_calls=self.calls, generation=None)
-        recordings.feedback(self.id, correction=better, comment="a call was edited")
+        if not _among(self.calls, said.tool_calls):
+            better = replace(said, tool_calls=self.calls, generation=None)
+            recordings.feedback(self.id, correction=better, comment="a call was edited")
+        elif self.denied:
+            recordings.feedback(self.id, value=False, comment="a call was denied")
 
 
 Judgements: TypeAlias = Sequence[Judgement]
@@ -78,19 +80,20 @@ def read(inputs: object, state: AgentState) -> Judgements:
     judgements = []
     for answer in dict.fromkeys(made_by[id] for id in decided if id in made_by):
         blocks = [block for block in made if made_by.get(block.id) == answer]
-        denied = [b.id for b in blocks if b.id in decided and not decided[b.id].confirmed]
-        kept = [
-            decided[b.id].tool_call if b.id in decided else b for b in blocks if b.id not in denied
-        ]
-        before = {block.id: _call(block) for block in blocks}
-        calls = [_call(block) for block in kept]
-        edited = any(call != before[block.id] for block, call in zip(kept, calls, strict=True))
-        whole = tuple(call for call in calls if call is not None)
-        if edited and len(whole) == len(calls):
-            judgements.append(Judgement(answer, whole))
-        elif denied:
-            judgements.append(Judgement(answer, None))
+        denied = {b.id for b in blocks if b.id in decided and not decided[b.id].confirmed}
+        left = [decided[b.id].tool_call if b.id in decided else b for b in blocks]
+        calls = [call for block in left if block.id not in denied and (call := _call(block))]
+        unread = len(calls) + len(denied) < len(blocks)  # they cannot say what should have been
+        edited = any(_call(old) != _call(new) for old, new in zip(blocks, left, strict=True))
+        if denied or (edited and not unread):
+            judgements.append(Judgement(answer, () if unread else tuple(calls), bool(denied)))
     return judgements
+
+
+def _among(calls: Sequence[ToolCall], said: Sequence[ToolCall]) -> bool:
+    """Whether these are calls of an answer, in their order, none of them changed."""
+    left = iter([(call.name, call.arguments) for call in said])
+    return all((call.name, call.arguments) in left for call in calls)
 
 
 def _call(block: ToolCallBlock) -> ToolCall | None:

@@ -174,6 +174,11 @@ class ConversationRecorder(MiddlewareBase):
         """The database."""
         return self._tape.path
 
+    @property
+    def agent_name(self) -> str | None:
+        """The name that is recorded under; None is each agent's own."""
+        return self._agent_name
+
     async def on_model_call(
         self, agent: Agent, input_kwargs: dict[str, Any], next_handler: Callable[..., Any]
     ) -> ChatResponse | Chunks:
@@ -272,6 +277,16 @@ class RecordingChatModel(ChatModelBase):
         self.inner = inner
         self._tape = Tape(path, formatter)
         self._who = {"agent": agent, "session": session}
+
+    @property
+    def path(self) -> Path:
+        """The database."""
+        return self._tape.path
+
+    @property
+    def agent_name(self) -> str | None:
+        """The name that is recorded under, if there is one."""
+        return self._who["agent"]
 
     def __getattr__(self, name: str) -> Any:
         if name in self._OWN:  # not made yet, as while it is copied
