@@ -15,7 +15,7 @@ from live_engines import ask, open_engine
 from updating_host import PAIRS, QUICK, learn
 
 from agent_finetune.contracts import Settings
-from agent_finetune.engine import updating
+from agent_finetune.engine import process
 from agent_finetune.errors import TrainError
 from agent_finetune.feedback import align, read_feedback
 from agent_finetune.testing import save_tiny_model
@@ -120,7 +120,7 @@ def kill_trainer(model, cache, store, delay, monkeypatch):
         threading.Timer(delay, process.kill).start()
         return process
 
-    monkeypatch.setattr(updating.subprocess, "Popen", killed)
+    monkeypatch.setattr(process.subprocess, "Popen", killed)
     try:
         engine.update("helper", align(read_feedback(PAIRS)), store=store, config=QUICK)
     except TrainError:
@@ -157,7 +157,7 @@ def trainers_of(store):
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it is gone
             continue
-        if "agent_finetune.cli.updating" in words and any(str(store) in word for word in words):
+        if "agent_finetune.cli.trainer" in words and any(str(store) in word for word in words):
             found.append(path)
     return found
 

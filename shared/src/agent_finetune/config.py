@@ -7,9 +7,9 @@ names are therefore unique across the classes of one run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from agent_finetune.errors import ConfigError
 from agent_finetune.records import Section
@@ -263,3 +263,16 @@ class RunConfig:
             )
         if self.train.patience is not None and not (self.data.eval_data or self.data.eval_share):
             raise ConfigError("patience needs held-out data; give eval_data or eval_share")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The run that `dataclasses.asdict` made this of; it may have been JSON in between."""
+        data = {**values["data"], "sections": tuple(map(Section, values["data"]["sections"]))}
+        lora = {**values["lora"], "targets": tuple(values["lora"]["targets"])}
+        return cls(
+            model=ModelConfig(**values["model"]),
+            data=DataConfig(**data),
+            out=values["out"],
+            lora=AdapterConfig(**lora),
+            train=TrainConfig(**values["train"]),
+        )

@@ -10,8 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent_finetune.config import ModelConfig
-from agent_finetune.contracts import EngineConfig, EngineInfo, Exchange, Request, Result, Settings
+from agent_finetune.config import ModelConfig, RunConfig
+from agent_finetune.contracts import (
+    EngineConfig,
+    EngineInfo,
+    Exchange,
+    Request,
+    Result,
+    Settings,
+    TrainResult,
+)
 from agent_finetune.engine import registry
 from agent_finetune.engine.generation import LiveGeneration
 from agent_finetune.errors import ConfigError, EngineError, FinetuneError
@@ -136,6 +144,47 @@ class LocalEngine:
             settings=self._settings,
             trusted=trusted,
             on_progress=on_progress,
+        )
+
+    def train(
+        self,
+        config: RunConfig,
+        *,
+        on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+        report: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+        processes: int = 1,
+    ) -> TrainResult:
+        """Do a whole training run, as `agent-finetune train` does, while the model serves.
+
+        It runs in a process of its own, beside the model where both fit, else the model is away
+        until it is done: requests then wait, or are refused if the engine was opened so. It ends
+        with this process. Nothing of the engine changes: to let the result speak, attach
+        `adapter_dir`, or open another engine on it. Blocks.
+
+        Args:
+            config: The run. Memory is reckoned as if its model were the one that serves.
+            on_progress: Gets each line of the run's history as it is written; where a run is
+                taken up again, those before the interruption first.
+            report: Gets one line for each thing that was derived.
+            stop: Ends the run when it is set; checkpoints stay, and it may be taken up again.
+            processes: Processes that train, one for each GPU.
+
+        Raises:
+            TrainError: It failed, was stopped or was killed.
+            BusyError: The model has to be away, and is already for something else.
+            FinetuneError: Whatever else the run says the user must change.
+        """
+        from agent_finetune.engine.training import train
+
+        return train(
+            self._worker(),
+            config,
+            self._settings,
+            on_progress=on_progress,
+            report=report,
+            stop=stop,
+            processes=processes,
         )
 
     def recent(self) -> Sequence[Exchange]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,24 +20,22 @@ from filelock import FileLock, Timeout
 
 from agent_finetune.config import Dtype
 from agent_finetune.contracts import Request, Settings
+from agent_finetune.engine import process
 from agent_finetune.engine.generation import LiveGeneration
 from agent_finetune.engine.served import Served
 from agent_finetune.engine.worker import Worker
-from agent_finetune.errors import BusyError, DataError, RenderError, TrainError
+from agent_finetune.errors import BusyError, DataError, RenderError
 from agent_finetune.feedback import Learning
 from agent_finetune.records import BadRow
 from agent_finetune.render import Renderer
 from agent_finetune.update import fits
 from agent_finetune.update.gate import Check, decide
 from agent_finetune.update.general import Said, base_answers
-from agent_finetune.update.job import ADAPTER, JOB, LOG, OUTCOME, RECORD, Outcome, Rows, UpdateJob
+from agent_finetune.update.job import ADAPTER, JOB, OUTCOME, Outcome, Rows, UpdateJob
 from agent_finetune.update.options import UpdateConfig
 from agent_finetune.versions import Versions
 
 Progress: TypeAlias = "Callable[[Mapping[str, Any]], None]"
-
-_POLL = 0.2
-"""Seconds between looks at the process that trains."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,60 +206,25 @@ def _rows(worker: Worker, learning: Learning, longest: int, dropped: list[BadRow
 
 def _room(served: Served, job: UpdateJob, config: UpdateConfig) -> fits.Room:
     model = served.loaded.model
-    linear = sum(
-        sum(module.weight.shape)
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
-    )
     rows = [row for _, rows in job.rows.phases for row in rows]
     longest = max(row.length for row in rows)
     return fits.estimate(
         model,
-        trained=config.lora.rank * linear,
+        trained=fits.lora_weights(model, config.lora.rank, config.lora.targets),
         tokens=2 * config.train.batch_size * longest,
         device=torch.device(job.model.device),
     )
 
 
 def _train(staging: Path, settings: Settings, processes: int, on_progress: Progress | None) -> None:
-    """Run the processes that train, and tell how far they are.
+    """Run the processes that train, and tell how far they are."""
+    seen = 0
 
-    Raises:
-        TrainError: It failed; the last of what it said is in the message.
-    """
-    token = settings.hub_token.reveal() if settings.hub_token else None
-    told = {
-        "token": token,
-        "offline": settings.offline,
-        "cache_dir": str(settings.cache_dir),
-    }
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command += ["agent_finetune.cli.updating", str(staging)]
-    with (staging / LOG).open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
-        )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(json.dumps(told).encode().ljust(RECORD) * processes)
-        process.stdin.flush()
-        seen = 0
-        while process.poll() is None:
-            time.sleep(_POLL)
-            seen = _tell(staging, seen, on_progress)
-        _tell(staging, seen, on_progress)
-    except BrokenPipeError:
-        process.wait()  # it failed before it read; the log says why
-    finally:
-        process.kill()  # does nothing when it has ended
-        process.wait()
-        process.stdin.close()
-    if process.returncode != 0 or not (staging / OUTCOME).is_file():
-        lines = (staging / LOG).read_text("utf-8", errors="replace").strip().splitlines()
-        said = " ".join(lines[-1:])[-500:] or "it said nothing"
-        raise TrainError(f"training ended with code {process.returncode}: {said}")
+    def poll() -> None:
+        nonlocal seen
+        seen = _tell(staging, seen, on_progress)
+
+    process.train("update", staging, settings, processes=processes, poll=poll)
 
 
 def _tell(staging: Path, seen: int, on_progress: Progress | None) -> int:
@@ -306,7 +267,7 @@ def _stats(
 
 def _tidy(staging: Path) -> None:
     """Keep the adapter and the losses; the job holds what people said, and goes."""
-    for name in (JOB, OUTCOME, LOG):
+    for name in (JOB, OUTCOME, process.LOG):
         (staging / name).unlink()
     for objective in ("sft", "kto", "dpo"):
         for name in ("checkpoints", ADAPTER):

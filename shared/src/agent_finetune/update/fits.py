@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,23 @@ def estimate(model: Any, *, trained: int, tokens: int, device: torch.device) -> 
     logits = tokens * int(config.vocab_size) * 8
     needed = weights + 16 * trained + activations + logits
     return Room(needed=int(needed * _SPARE), free=free_bytes(device))
+
+
+def lora_weights(model: Any, rank: int, targets: Sequence[str]) -> int:
+    """Weights of an adapter on a model.
+
+    Args:
+        model: `transformers.PreTrainedModel`, or one that serves.
+        rank: Of its matrices.
+        targets: Names of the layers that get one, as `AdapterConfig` has them.
+    """
+    return rank * sum(
+        module.in_features + module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and module is not model.get_output_embeddings()
+        and ("all-linear" in targets or name.rpartition(".")[2] in targets)
+    )
 
 
 def free_bytes(device: torch.device) -> int:

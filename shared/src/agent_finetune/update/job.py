@@ -14,9 +14,7 @@ from agent_finetune.records import PairTokens, Section, Tokens, VerdictTokens
 from agent_finetune.update.gate import Measures, Scores
 from agent_finetune.update.general import Said
 
-RECORD = 4096
-"""Bytes of the settings that each process that trains reads from its stdin."""
-JOB, OUTCOME, LOG, ADAPTER = "job.json", "outcome.json", "train.log", "adapter"
+JOB, OUTCOME, ADAPTER = "job.json", "outcome.json", "adapter"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The process that trains for a live engine: `python -m agent_finetune.cli.updating FOLDER`.
+"""The process that trains for a live engine: `python -m agent_finetune.cli.trainer VERB FOLDER`.
 
 Settings come as JSON on stdin, so that a token is never in a file or in the list of processes.
 Under torchrun, which hands its stdin on, each process takes one record of `RECORD` bytes. Stdin
@@ -7,16 +7,14 @@ stays open as long as the engine's process lives; when that is gone, so are thes
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
 import threading
 from pathlib import Path
 
-from agent_finetune.contracts import Secret, Settings
+from agent_finetune.engine.process import RECORD, listen, write_error
 from agent_finetune.errors import FinetuneError
-from agent_finetune.update.job import RECORD
 
 ABANDONED = 3
 """Exit code when whoever asked is gone."""
@@ -24,18 +22,18 @@ ABANDONED = 3
 
 def main() -> int:
     """Train what lies in the folder; 0 when done, 2 when the user must change something."""
-    told = json.loads(os.read(0, RECORD))
+    settings = listen(os.read(0, RECORD))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    settings = Settings(
-        hub_token=Secret(told["token"]) if told["token"] else None,
-        offline=told["offline"],
-        cache_dir=Path(told["cache_dir"]),
-    )
-    from agent_finetune.update.training import train
+    verb, folder = sys.argv[1], Path(sys.argv[2])
+    if verb == "update":
+        from agent_finetune.update.training import train as do
+    else:
+        from agent_finetune.train.handed import run as do
 
     try:
-        train(Path(sys.argv[1]), settings)
+        do(folder, settings)
     except FinetuneError as error:
+        write_error(folder, error)
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
