@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from agentscope.tool import FunctionTool
@@ -39,6 +40,9 @@ async def rows(
         fits: Whether a conversation is short enough.
         share: How much of it is out of the leaderboard; what that lacks is practised.
         seed: Of the choice.
+
+    Raises:
+        ValueError: Hardly any conversation is short enough.
     """
     r = random.Random(seed)
     allowed = leaderboard.without(examples, functions(World()))
@@ -51,13 +55,14 @@ async def rows(
         row = await conversation(leaderboard.lesson(example, r))
         if row is not None and fits(row):
             made.append(row)
-    practised = practice(r)
-    while len(made) < count:
-        row = await conversation(next(practised))
-        if row is None:
-            raise ValueError("a practice function failed; its drill draws what it cannot do")
-        if fits(row):
+    for practised in islice(practice(r), 100 + 10 * count):
+        if len(made) >= count:
+            break
+        row = await conversation(practised)
+        if row is not None and fits(row):
             made.append(row)
+    if len(made) < count:
+        raise ValueError(f"only {len(made)} of {count} conversations are short enough")
     r.shuffle(made)
     return made
 
