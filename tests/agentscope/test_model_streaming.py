@@ -6,7 +6,7 @@ import time
 import pytest
 from agentscope.agent import Agent, InjectionConfig
 from agentscope.model import FinishedReason
-from agentscope_models import CLOCK, Cut, ask, chat_model, scripted_model, user
+from agentscope_models import CLOCK, Cut, ask, chat_model, freed, scripted_model, user
 from live_engines import close_all
 from talkative import save_talkative_model
 
@@ -24,18 +24,6 @@ def folder(tmp_path_factory):
 
 def run(work):
     return asyncio.run(work)
-
-
-def freed(engine, seconds=20.0):
-    """Wait for the worker to have nothing to do; what the last answer ended with."""
-    until = time.monotonic() + seconds
-    worker = engine._hold.worker
-    while time.monotonic() < until:
-        if not worker.call(lambda served: served.busy):
-            recent = engine.recent()
-            return recent[-1].result.finish if recent else None
-        time.sleep(0.01)
-    raise AssertionError("the worker is still busy")
 
 
 def test_a_stream_is_an_async_generator_of_deltas_with_stable_ids_and_the_whole_answer_last():

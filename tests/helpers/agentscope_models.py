@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from agentscope.model import ChatResponse
 
 from agent_finetune.contracts import Delta, EngineInfo, Exchange, Request, Result, Settings, Usage
 from agent_finetune.engine.generation import LiveGeneration
+from agent_finetune.engine.local import LocalEngine
 from agent_finetune.engine.row import offered
 from agent_finetune.records import Generation, Message
 from agent_finetune.render import Renderer
@@ -77,6 +79,17 @@ async def ask(model: TransformersChatModel, *messages: Msg, **options) -> list[C
     """All chunks of an answer, the whole one last; without streaming there is only that."""
     said = await model(list(messages) or [user("hello")], **options)
     return [said] if isinstance(said, ChatResponse) else [chunk async for chunk in said]
+
+
+def freed(engine: LocalEngine, seconds: float = 20.0) -> str | None:
+    """Wait for the worker to have nothing to do; how the last answer ended."""
+    until = time.monotonic() + seconds
+    while engine._hold.worker.call(lambda served: served.busy):
+        if time.monotonic() > until:
+            raise AssertionError("the worker is still busy")
+        time.sleep(0.01)
+    recent = engine.recent()
+    return recent[-1].result.finish if recent else None
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,8 @@ def _descriptions() -> tuple[dict[str, Any], ...]:
 
 def _models_in(root: Path) -> Iterator[Path]:
     """Folders and files that `model=` takes, down to `_DEPTH`; links are not followed."""
-    seen = 0
-    for place, folders, files in os.walk(root):
-        seen += 1
-        if seen > _MOST:
+    for seen, (place, folders, files) in enumerate(os.walk(root)):
+        if seen == _MOST:
             _LOG.warning("%s: more than %d folders; the others are not listed", root, _MOST)
             return
         path = Path(place)
