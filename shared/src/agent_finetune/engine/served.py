@@ -20,6 +20,7 @@ from agent_finetune.engine.prefix import PrefixStore
 from agent_finetune.engine.row import Row, Voice, revision_of
 from agent_finetune.engine.scheduler import Scheduler
 from agent_finetune.errors import ConfigError
+from agent_finetune.models import loaded_context
 from agent_finetune.models.adapter_folders import own_tokenizer, read_config
 from agent_finetune.render import Renderer
 
@@ -50,7 +51,7 @@ class Served:
         )
         self.base = self._voice(loaded.tokenizer, None)
         self._voices: dict[str, Voice] = {}
-        self._context = _context(loaded)
+        self._context = loaded_context(loaded)
         self._stale = False
 
     @property
@@ -179,12 +180,6 @@ class Served:
             self._bank.remove(key)
             self._prefixes.drop(revision_of(self.loaded.digest, key))
         self._stale = bool(set(self._bank.keys()) - named)
-
-
-def _context(loaded: LoadedModel) -> int:
-    """Tokens that the model was made for; what its tokenizer says where its config says nothing."""
-    described = loaded.model.config.get_text_config().to_dict()
-    return int(described.get("max_position_embeddings") or loaded.tokenizer.model_max_length)
 
 
 def unload() -> None:

@@ -1,6 +1,6 @@
 """From a model's name to weights and tokenizer in memory.
 
-`resolve` is light; the others import transformers when they are called.
+`resolve` and `context_length` are light; the others import transformers when they are called.
 """
 
 from __future__ import annotations
@@ -12,9 +12,18 @@ from agent_finetune import plugins
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.models.adapter_folders import own_tokenizer, read_config, with_base
+from agent_finetune.models.context import context_length, loaded_context
 from agent_finetune.models.resolving import SHIPPED, resolve
 
-__all__ = ["SHIPPED", "load_base", "load_tokenizer", "open_tokenizer", "resolve"]
+__all__ = [
+    "SHIPPED",
+    "context_length",
+    "load_base",
+    "load_tokenizer",
+    "loaded_context",
+    "open_tokenizer",
+    "resolve",
+]
 
 
 def load_base(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> LoadedModel:

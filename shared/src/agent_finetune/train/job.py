@@ -16,6 +16,7 @@ from agent_finetune import adapters, plugins, readers
 from agent_finetune.config import DataConfig, ModelConfig, RunConfig
 from agent_finetune.contracts import LoadedModel, Settings, TrainJob, TrainResult
 from agent_finetune.errors import DataError, RenderError
+from agent_finetune.models import loaded_context
 from agent_finetune.readers import ReadResult
 from agent_finetune.records import BadRow, Example, Tokens
 from agent_finetune.render import Renderer
@@ -80,7 +81,7 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
     renderer = Renderer(loaded.tokenizer, sections=config.data.sections)
     for reason in renderer.adaptation.reasons:
         say(f"chat template: {reason}")
-    limit = config.data.max_length or context_length(loaded.model)
+    limit = config.data.max_length or loaded_context(loaded)
     rows = rows_of(renderer, limit)
     template = {
         "adaptations": list(renderer.adaptation.names),
@@ -189,12 +190,6 @@ def placed(config: ModelConfig, processes: PartialState) -> ModelConfig:
     if processes.num_processes == 1 or processes.device.type != "cuda":
         return config
     return replace(config, device=f"cuda:{processes.local_process_index}")
-
-
-def context_length(model: Any) -> int:
-    """Most tokens that a model's positions reach; without a limit of its own, a million."""
-    text = model.config.get_text_config().to_dict()
-    return int(text.get("max_position_embeddings") or 1_000_000)
 
 
 def render(
