@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from agent_finetune.engine import registry
 from agent_finetune.errors import ModelError
 from agent_finetune.records import Message
 from agent_finetune.testing import tiny_tokenizer
+from agentscope_finetune.example2024 import load_model_configs
 from agentscope_finetune.folders2024 import EMBEDDINGS, is_folder_2024, open_folder_2024
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::DeprecationWarning")
@@ -341,3 +343,21 @@ def test_a_damaged_folder_says_what_is_wrong_and_leaves_nothing(
     with pytest.raises(ModelError, match=message):
         open_folder_2024(tmp_path / "sft", None, settings)
     assert not list(settings.cache_dir.glob("folders2024/*"))
+
+
+def test_an_entry_of_model_configs_may_name_a_folder_of_2024(tmp_path, settings):
+    base = write_base(tmp_path / "base")
+    write_adapter(base, tmp_path / "sft")
+    path = tmp_path / "model_configs.json"
+    entry = {
+        "model_type": "huggingface",
+        "config_name": "old",
+        "pretrained_model_name_or_path": str(base),
+        "local_model_path": str(tmp_path / "sft"),
+        "device": "cpu",
+    }
+    path.write_text(json.dumps([entry]))
+    model = load_model_configs(path, settings=settings)["old"]
+    assert model.model_config == replace(
+        open_folder_2024(tmp_path / "sft", None, settings), device="cpu"
+    )
