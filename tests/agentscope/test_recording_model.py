@@ -157,5 +157,5 @@ def test_it_is_the_model_that_it_records(folder, path):
     assert count == asyncio.run(inner.count_tokens(asked(), None)) > 0
     assert copy.copy(model).inner is inner
     with pytest.raises(AttributeError):
-        model.nothing
+        _ = model.nothing
     assert not path.exists()

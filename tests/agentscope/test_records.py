@@ -123,7 +123,7 @@ def test_the_format_can_be_named(read):
 @pytest.mark.parametrize(
     ("dump", "reason"),
     [
-        (broken(input="{"), r"messages\[1\]: content\[2\]: input of 'get_weather' is a string"),
+        (broken(input=5), r"messages\[1\]: content\[2\]: input of 'get_weather' is 5"),
         (broken(name=""), "name is ''"),
         (broken(type="data"), "of type 'data'; only text, thinking, tool_call, tool_result, hint"),
         ([{**DUMP[0], "role": "robot"}], "role is 'robot'; legal are system, user, assistant"),

@@ -7,6 +7,7 @@ from live_engines import ask, open_engine
 from updating_host import PAIRS
 
 from agent_finetune.cli import main
+from agent_finetune.recordings import Recordings
 from agent_finetune.testing import save_tiny_model
 from agent_finetune.versions import Versions
 
@@ -53,6 +54,31 @@ def test_recordings_with_feedback_become_a_version(model, tmp_path, capsys):
     assert "update of 'helper': accepted" in told.out
     assert "labels not checked" in told.out
     assert Versions(tmp_path / "store", "helper").current() == 1
+
+
+def test_answers_that_nobody_judged_bad_are_imitated_when_asked(model, tmp_path, capsys):
+    database = tmp_path / "recordings.sqlite"
+    engine = open_engine(model)
+    recordings = Recordings(database)
+    for number, agent in enumerate(("Cook", "Cook", "Waiter")):
+        engine.generate(ask(f"Question {number}?", max_new_tokens=400, temperature=1, seed=number))
+        recordings.add(engine.recent()[-1], agent=agent)
+    recordings.feedback(next(recordings.read()).id, correction="Well.")
+    engine.close()
+    store = tmp_path / "store"
+    assert learn(model, store, f"{database}#Cook", *QUICK, "--demonstrations") == 0
+    told = capsys.readouterr()
+    assert "feedback: 1 pairs, 0 verdicts, 1 demonstrations, 0 dropped" in told.err
+    assert "sft step" in told.err
+    assert learn(model, store, f"{database}#Cook", *QUICK) == 0
+    assert "1 pairs, 0 verdicts, 0 demonstrations" in capsys.readouterr().err
+
+
+def test_a_file_of_feedback_says_itself_what_to_imitate(model, tmp_path, capsys):
+    source = tmp_path / "feedback.jsonl"
+    source.write_text(json.dumps(PAIRS[0]))
+    assert learn(model, tmp_path / "store", source, "--demonstrations") == 2
+    assert "says itself what to imitate" in capsys.readouterr().err
 
 
 def test_a_rejected_update_exits_1_and_leaves_no_version(model, tmp_path, capsys):

@@ -12,8 +12,10 @@ HOST = "agentscope"
 def finetune_read_examples(source: Source, format: str) -> Reading | None:
     """Read saved AgentScope conversations, by the name `agentscope` or where they are plain."""
     from agent_finetune.readers import convert
-    from agentscope_finetune import records
+    from agentscope_finetune import records, states
 
+    if format in ("auto", records.FORMAT) and states.is_storage(source.path):
+        return states.read_storage(source)
     if format == records.FORMAT or (format == "auto" and records.is_agentscope(source.rows)):
         return Reading(format=records.FORMAT, items=convert(source.rows, records.read_row))
     return None
