@@ -378,7 +378,7 @@ def test_the_examples_own_file_loads_although_it_never_did_in_2024(write, caplog
         model="google/gemma-7b", device="cuda", dtype="bfloat16", quantization="4bit"
     )
     assert model.parameters.max_tokens == 128
-    assert "data_path of 'my_custom_model' is not trained on yet" in caplog.text
+    assert "data_path of 'my_custom_model' is not trained on by a model alone" in caplog.text
 
 
 def test_an_entry_says_what_2024_trained_with(write):

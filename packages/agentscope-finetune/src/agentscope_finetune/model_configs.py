@@ -90,8 +90,8 @@ def load_model_configs(
     """Chat models of a `model_configs.json`, by `config_name`. Nothing is loaded or trained.
 
     In 2024 an entry with `data_path` was trained when its model was made. A model alone is not
-    trained here: an agent is, by `FineTuneAgent(data_path=...)` or `agent.fine_tune(...)`; what
-    the entry says of it is in `read_model_configs`.
+    trained here: an agent is, by `FineTuneAgent(model_config_name=..., model_configs=path)` or by
+    `agent.fine_tune(...)`.
 
     Args:
         path: JSON, a list of entries or one entry.
@@ -105,7 +105,7 @@ def load_model_configs(
     for entry in entries.values():
         if entry.data_path is not None:
             _log.info(
-                "%s: data_path of %r is not trained on yet; give it to FineTuneAgent or fine_tune",
+                "%s: data_path of %r is not trained on by a model alone; an agent is fine-tuned",
                 path,
                 entry.name,
             )
