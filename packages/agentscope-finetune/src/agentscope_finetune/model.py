@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from agentscope.agent import Agent
 from agentscope.model import ChatModelBase, ChatResponse, ModelCard, StructuredResponse
 
-from agent_finetune import plugins
+from agent_finetune import models, plugins
 from agent_finetune.config import Dtype, ModelConfig, Quantization
 from agent_finetune.contracts import (
     Delta,
@@ -121,6 +121,7 @@ class TransformersChatModel(ChatModelBase):
             )
         self._set_context: int | None = None
         self._real_context: int | None = None
+        self._looked = False
         self.parameters: GenerationParameters
         super().__init__(
             credential=own,
@@ -153,9 +154,10 @@ class TransformersChatModel(ChatModelBase):
     def context_size(self) -> int:
         """Tokens that prompt and answer may have together: what was set, or the model's own.
 
-        Never more than the model holds, once that is known.
+        Never more than the model holds, where its files say that, and in any case once it is
+        loaded.
         """
-        real = self._real_context
+        real = self._described_context()
         if self._set_context is not None:
             return self._set_context if real is None else min(self._set_context, real)
         return real or DEFAULT_CONTEXT
@@ -163,6 +165,12 @@ class TransformersChatModel(ChatModelBase):
     @context_size.setter
     def context_size(self, value: int) -> None:
         self._set_context = value or None
+
+    def _described_context(self) -> int | None:
+        if self._real_context is None and self._config is not None and not self._looked:
+            self._looked = True
+            self._real_context = models.context_length(self._config, self._settings)
+        return self._real_context
 
     @classmethod
     def list_models(cls, custom_yaml_dir: str | None = None) -> list[ModelCard]:
@@ -351,7 +359,7 @@ class TransformersChatModel(ChatModelBase):
 
     async def _learn(self, engine: Engine) -> None:
         """Keep what only a loaded model says, once."""
-        if self._real_context is None:
+        if self._described_context() is None:
             info = await aside(engine.info)
             if engine is self._engine:
                 self._real_context = info.context
