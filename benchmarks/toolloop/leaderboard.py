@@ -15,7 +15,7 @@ from agentscope.tool import FunctionTool
 
 from agent_finetune.records import Example, ToolCall
 
-from .drills import NAMES, WORDS, code
+from .drills import NAMES, WORDS, amount, clock, code, day
 from .loop import ALLOWED
 from .teaching import Lesson
 
@@ -24,10 +24,25 @@ MOST_CHARACTERS = 200
 """Of a request; longer ones bring instructions of their own."""
 _SAYING_LITTLE = {"get", "calculate", "calc", "compute", "find", "check", "look", "lookup", "up"}
 _SAYING_LITTLE |= {"search", "of", "to", "in", "the", "a", "an", "for"}
-_COMPUTES = re.compile(
-    r"(?i)calculat|comput|convert|estimat|count|predict|how many|sum|average|multipl|divi|area"
+
+Make = Callable[[random.Random], Any]
+RESULTS: tuple[tuple[re.Pattern[str], Make], ...] = (
+    (re.compile(r"(?i)calculat|comput|convert|estimat|count|predict|how many|area"), amount),
+    (re.compile(r"(?i)\bdate|\bday\b|birthday|deadline|\bwhen\b"), day),
+    (re.compile(r"(?i)\btime\b|schedule|opening"), clock),
+    (
+        re.compile(r"(?i)\bwho\b|winner|author|president|player|artist|doctor|lawyer|record"),
+        lambda r: f"{r.choice(NAMES)} {r.choice(WORDS).capitalize()}",
+    ),
+    (re.compile(r"(?i)price|cost|rate|score|level|temperature|population|value|sum"), amount),
+    (
+        re.compile(r"(?i)find|get|search|retriev|look|list|fetch|provid|quer|check"),
+        lambda r: r.choice((f"{r.choice(WORDS)} {r.choice(WORDS)}", code(r), r.randint(1, 900))),
+    ),
 )
-_LOOKS_UP = re.compile(r"(?i)find|get|search|retriev|look|list|fetch|provid|quer|check")
+"""What a function may give back, by words of its name and description; the first that fits."""
+FOUND = ("It is {}.", "The answer is {}.", "I found {}.", "The result is {}.", "That is {}.")
+DONE = ("Done, the id is {}.", "It is done, with the id {}.")
 
 
 def names_of(name: str) -> set[frozenset[str]]:
@@ -79,18 +94,14 @@ def lesson(example: Example, r: random.Random) -> Lesson:
 def outcome(call: ToolCall, description: str, r: random.Random) -> tuple[Any, str]:
     """A result such as the function may have, and an answer that says it."""
     about = f"{call.name} {description}"
-    if _COMPUTES.search(about):
-        value: Any = r.choice((r.randint(1, 5000), round(r.uniform(0.1, 3000), r.choice((1, 2)))))
-        shape: Any = r.choice((value, {"result": value}))
-        return shape, r.choice(("The result is {}.", "It is {}.", "That is {}.")).format(value)
-    if _LOOKS_UP.search(about):
-        value = r.choice((f"{r.choice(NAMES)} {r.choice(WORDS)}", code(r), r.randint(1, 900)))
-        key = next(iter(call.arguments), "query")
-        shape = r.choice((value, {key: call.arguments.get(key), "found": value}))
-        return shape, r.choice(("I found {}.", "It is {}.", "The answer is {}.")).format(value)
-    value = f"{code(r)}-{r.randint(10, 99)}"
-    shape = {"state": "done", "id": value}
-    return shape, r.choice(("Done, the id is {}.", "It is done, with the id {}.")).format(value)
+    make = next((make for words, make in RESULTS if words.search(about)), None)
+    if make is None:
+        value = f"{code(r)}-{r.randint(10, 99)}"
+        return {"state": "done", "id": value}, r.choice(DONE).format(value)
+    value = make(r)
+    key, asked = next(iter(call.arguments.items()), ("query", None))
+    shape = r.choice((value, {"result": value}, {key: asked, "found": value}))
+    return shape, r.choice(FOUND).format(value)
 
 
 def _tool(function: Mapping[str, Any], result: Any) -> FunctionTool:
