@@ -1,14 +1,18 @@
 """`agent-finetune learn`: from recordings or feedback to an adapter that has passed its gate."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from live_engines import ask, open_engine
 from updating_host import PAIRS
 
 from agent_finetune.cli import main
+from agent_finetune.engine.local import LocalEngine
+from agent_finetune.errors import DataError
 from agent_finetune.recordings import Recordings
 from agent_finetune.testing import save_tiny_model
+from agent_finetune.update.options import LEARNING, UpdateConfig
 from agent_finetune.versions import Versions
 
 LOOSE = ["--max-forgetting", "1", "--max-drift", "1"]
@@ -60,9 +64,11 @@ def test_answers_that_nobody_judged_bad_are_imitated_when_asked(model, tmp_path,
     database = tmp_path / "recordings.sqlite"
     engine = open_engine(model)
     recordings = Recordings(database)
-    for number, agent in enumerate(("Cook", "Cook", "Waiter")):
-        engine.generate(ask(f"Question {number}?", max_new_tokens=400, temperature=1, seed=number))
-        recordings.add(engine.recent()[-1], agent=agent)
+    agents = ["Waiter", "Cook", "Cook"]
+    for seed in range(30):
+        said = engine.generate(ask("Hello?", max_new_tokens=400, temperature=1, seed=seed))
+        if said.finish == "stop" and agents:
+            recordings.add(engine.recent()[-1], agent=agents.pop())
     recordings.feedback(next(recordings.read()).id, correction="Well.")
     engine.close()
     store = tmp_path / "store"
@@ -98,3 +104,39 @@ def test_an_adapter_beside_the_name_is_refused(model, tmp_path, capsys):
     source.write_text(json.dumps(PAIRS[0]))
     assert learn(model, tmp_path / "store", source, "--adapter", "somewhere") == 2
     assert "goes on from the version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--objective", "dpo"],
+        ["--method", "full"],
+        ["--eval-steps", "3"],
+        ["--eval-generate", "3"],
+        ["--patience", "3"],
+        ["--save-steps", "3"],
+        ["--keep-checkpoints", "3"],
+        ["--resume"],
+    ],
+)
+def test_a_flag_that_an_update_does_not_look_at_is_refused(model, tmp_path, capsys, flags):
+    source = tmp_path / "feedback.jsonl"
+    source.write_text(json.dumps(PAIRS[0]))
+    assert learn(model, tmp_path / "store", source, *flags) == 2
+    assert f"Unknown option: {flags[0]}" in capsys.readouterr().err
+
+
+def test_flags_leave_the_other_settings_of_an_update_as_they_are(model, tmp_path, monkeypatch):
+    source = tmp_path / "feedback.jsonl"
+    source.write_text(json.dumps(PAIRS[0]))
+    updates = []
+
+    def update(self, name, learning, **options):
+        updates.append(options["config"])
+        raise DataError("enough is known")
+
+    monkeypatch.setattr(LocalEngine, "update", update)
+    learn(model, tmp_path / "store", source)
+    learn(model, tmp_path / "store", source, "--epochs", "3")
+    assert updates[0] == UpdateConfig()
+    assert updates[1].train == replace(LEARNING, epochs=3.0)

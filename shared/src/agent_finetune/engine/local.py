@@ -201,7 +201,7 @@ class LocalEngine:
         id: str,
         *,
         value: bool | None = None,
-        correction: str | None = None,
+        correction: str | Message | None = None,
         reward: float | None = None,
         comment: str | None = None,
     ) -> None:
@@ -213,11 +213,11 @@ class LocalEngine:
         """
         if self._config.record_to is None:
             raise ConfigError("this engine records nothing; open it with EngineConfig.record_to")
-        from agent_finetune.engine.recorder import recorder
         from agent_finetune.recordings import Recordings
+        from agent_finetune.recordings.writer import writer
 
         path = Path(self._config.record_to)
-        recorder(path).flush()
+        writer(path).flush()
         Recordings(path).feedback(
             id, value=value, correction=correction, reward=reward, comment=comment
         )
@@ -236,14 +236,14 @@ class LocalEngine:
         """What keeps the answer to a request, when this engine has the consent to keep any."""
         if self._config.record_to is None:
             return None
-        from agent_finetune.engine.recorder import Entry, recorder
+        from agent_finetune.recordings.writer import writer
 
-        writer = recorder(Path(self._config.record_to))
-        named = self._named(request)
+        writes = writer(Path(self._config.record_to))
+        named, model = self._named(request), self._config.model.model
 
         def keep(result: Result) -> None:
             exchange = Exchange(request=named, result=result, time=time.time())
-            writer.put(Entry(exchange, self._config.model.model, named.adapter))
+            writes.put(lambda recordings: recordings.add(exchange, model=model))
 
         return keep
 
