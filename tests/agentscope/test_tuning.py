@@ -55,6 +55,7 @@ def world(base, data, tmp_path_factory):
     async def chat(agent, done):
         while not done.is_set():
             world.answers.append(await say(agent))
+            await asyncio.sleep(0.3)
 
     async def live():
         tuned, *others = world.agents
@@ -130,23 +131,19 @@ def test_rows_are_trained_behind_the_system_prompt_that_serves(world):
     assert exchange.request.messages[0].text == PROMPT
 
 
-def test_an_adapter_goes_on_training_only_when_asked(base, data, world, tmp_path):
+def test_the_folder_of_a_run_is_loaded(base, world):
     agent = make_agent(base)
-    tuner = FineTuner(agent)
+    asyncio.run(FineTuner(agent).load_model(local_model_path=str(world.result.folder)))
+    assert asyncio.run(say(agent)) == world.after[0]
 
-    async def live():
-        with pytest.raises(ConfigError, match="speaks through no adapter"):
-            await tuner.fine_tune(str(data), str(tmp_path), {"continue_lora_finetuning": True})
-        await tuner.load_model(local_model_path=str(world.result.folder))
-        assert await say(agent) == world.after[0]
-        return await tuner.fine_tune(
-            str(data), str(tmp_path), {**QUICK, "continue_lora_finetuning": "True"}
+
+def test_there_must_be_an_adapter_to_go_on_with(base):
+    with pytest.raises(ConfigError, match="speaks through no adapter"):
+        asyncio.run(
+            FineTuner(make_agent(base)).fine_tune(
+                "x", fine_tune_config={"continue_lora_finetuning": "True"}
+            )
         )
-
-    result = asyncio.run(live())
-    run = json.loads((result.folder / "run.json").read_text())
-    assert run["config"]["model"]["adapter"] == str(world.result.adapter)
-    assert agent.model.model_config.adapter == str(result.adapter)
 
 
 def test_without_continuing_a_new_adapter_is_begun_and_said_so(base, world, tmp_path):

@@ -20,7 +20,8 @@ QUESTION = "What is the weather in Paris?"
 TRAINING = {"max_steps": 4, "learning_rate": 0.05, "per_device_train_batch_size": 2}
 QUICK = {"lora_config": {"r": 4, "lora_alpha": 8}, "training_args": TRAINING}
 """A fine_tune_config that is done in a moment and changes answers."""
-LONG = {**QUICK, "training_args": {**TRAINING, "max_steps": 3000, "save_steps": 3000}}
+LONG = {**QUICK, "training_args": {**TRAINING, "max_steps": 200, "save_steps": 200}}
+"""One that leaves time to be interrupted."""
 STILL = InjectionConfig(inject_runtime_state=False)
 """No time in the prompt, so that the same question has the same answer."""
 
@@ -33,7 +34,9 @@ def make_agent(model, name="friend", **options) -> Agent:
 
 
 def make_tunable(**options) -> FineTuneAgent:
-    return FineTuneAgent("friend", PROMPT, injection_config=STILL, device="cpu", **options)
+    if "model" not in options:
+        options["device"] = "cpu"
+    return FineTuneAgent("friend", PROMPT, injection_config=STILL, **options)
 
 
 def write_rows(path: Path, count: int = 8) -> Path:
@@ -52,16 +55,24 @@ async def say(agent: Agent, text: str = QUESTION) -> str | None:
     return (await agent.reply(user(text))).get_text_content()
 
 
-def main(model: str, data: str, output: str) -> None:
+def main(model: str, adapter: str, data: str, output: str) -> None:
     agent = make_tunable(
-        model_id=model,
-        data_path=data,
-        output_dir=output,
-        fine_tune_config=LONG,
+        **continued(model, adapter, data, output),
         on_progress=lambda line: print(json.dumps(line), flush=True),
     )
     print(asyncio.run(say(agent)), flush=True)
 
 
+def continued(model: object, adapter: object, data: object, output: object) -> dict[str, object]:
+    """Arguments of an agent whose adapter goes on training before the first answer."""
+    return {
+        "model_id": str(model),
+        "local_model_path": str(adapter),
+        "data_path": str(data),
+        "output_dir": str(output),
+        "fine_tune_config": {**LONG, "continue_lora_finetuning": True, "max_length": 8},
+    }
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])
