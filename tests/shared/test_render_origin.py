@@ -84,3 +84,23 @@ def test_ids_whose_origin_was_not_kept_are_believed(renderer):
     unknown = replace(said, generation=replace(said.generation, renderer=None))
     (row,) = renderer.rows(Example(messages=(ASKED, unknown)))
     assert row.ids == said.generation.prompt_ids + said.generation.ids
+
+
+def test_a_correction_stands_behind_the_prompt_that_asked_for_no_thinking():
+    tokenizer = tiny_tokenizer(
+        template=CHATML.replace(
+            "assistant\n{% endif %}",
+            "assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+            "<think>\n\n</think>\n\n{% endif %}{% endif %}",
+        )
+    )
+    renderer = Renderer(tokenizer)
+    quiet = renderer.thinking(False)
+    said = spelled(renderer)
+    prompt = quiet.prompt_ids([ASKED])
+    rejected = replace(said, generation=replace(said.generation, prompt_ids=prompt))
+    better = Message(role="assistant", text="It rains.")
+    pair = renderer.pair(Preference(prompt=(ASKED,), chosen=better, rejected=rejected))
+    assert (pair.prompt, pair.rejected) == (prompt, said.generation.ids)
+    assert tokenizer.decode(pair.chosen).startswith("It rains.")
+    assert prompt != renderer.prompt_ids([ASKED])

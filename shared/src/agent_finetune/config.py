@@ -77,7 +77,8 @@ class DataConfig:
     """What to learn from, and what becomes of rows that do not fit."""
 
     data: str
-    """File (json, jsonl, csv, parquet), folder, hub id, or the shipped bfcl."""
+    """File (json, jsonl, csv, parquet), folder, hub id, database of recordings (or FILE#AGENT), or
+    the shipped bfcl."""
     format: str = "auto"
     """Name of the data's format; auto finds it and says which."""
     split: str = "train"

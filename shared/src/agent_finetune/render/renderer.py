@@ -175,7 +175,7 @@ class Renderer:
         """
         chosen, rejected = origin.own((preference.chosen, preference.rejected), self.digest)
         own = replace(preference, chosen=chosen, rejected=rejected)
-        return pairs.pair(own, self._answer, self._text)
+        return pairs.pair(own, self._as_asked(own)._answer, self._text)
 
     def verdict(self, verdict: Verdict) -> VerdictTokens:
         """A judged answer as ids: the prompt as served, and all that the model says.
@@ -267,6 +267,17 @@ class Renderer:
         self, prompt: Sequence[Message], turn: Message, tools: Sequence[Mapping[str, Any]]
     ) -> Step:
         return self._step(self.said_messages(prompt), turn, plain_tools(tools))
+
+    def _as_asked(self, preference: Preference) -> Renderer:
+        """This renderer, asking for thinking or for none as the recorded answer was asked."""
+        recorded = preference.rejected.generation or preference.chosen.generation
+        if recorded is None:
+            return self
+        asked, said = self._text(recorded.prompt_ids), self.said_messages(preference.prompt)
+        for renderer in (self, self.thinking(False), self.thinking(True)):
+            if renderer.prompt_text(said, preference.tools) == asked:
+                return renderer
+        return self
 
     def _text(self, ids: Sequence[int]) -> str:
         return encoding.decode(self._tokenizer, ids)
