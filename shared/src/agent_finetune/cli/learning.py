@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
 
 from agent_finetune.cli.options import (
     NO_OUTPUT,
     RESULT,
+    TRAIN,
     AdapterFlags,
     ModelFlags,
     OutputFlags,
-    TrainFlags,
     log,
 )
 from agent_finetune.cli.training import DEFAULT_ADAPTER
+
+# The annotations of inherited fields are read in this module too.
+from agent_finetune.config import Method, Objective, Reference, Schedule, TrainConfig  # noqa: F401
 from agent_finetune.contracts import EngineConfig
 from agent_finetune.errors import ConfigError
 from agent_finetune.update.gate import GateConfig
 from agent_finetune.update.options import LEARNING, UpdateConfig
 
 if TYPE_CHECKING:
+    from agent_finetune import feedback
     from agent_finetune.contracts import Settings
-    from agent_finetune.feedback import Learning
 
+T = TypeVar("T")
+Hidden = Annotated[T, Parameter(parse=False)]
+"""No flag: giving one is an error, rather than something that is not looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningFlags(TrainConfig):
+    """`TrainConfig` as flags, with what an update looks at and the defaults that it has."""
+
+    method: Hidden[Method] = "lora"
+    objective: Hidden[Objective] = "sft"
+    eval_steps: Hidden[int | None] = None
+    eval_generate: Hidden[int] = 0
+    patience: Hidden[int | None] = None
+    save_steps: Hidden[int | None] = None
+    keep_checkpoints: Hidden[int] = 2
+    resume: Hidden[bool] = False
+    epochs: float = LEARNING.epochs
+    """Passes over the data; max_steps wins."""
+    batch_size: int = LEARNING.batch_size
+    """Rows per forward pass and process."""
+    learning_rate: float | None = LEARNING.learning_rate
+    """Peak step size."""
+
+
+TrainFlags = Annotated[LearningFlags, Parameter(name="*", group=TRAIN)]
+DEFAULT_TRAIN = LearningFlags()
 GateFlags = Annotated[GateConfig, Parameter(name="*", group=Group("Gate", sort_key=3))]
 DEFAULT_GATE = GateConfig()
 REJECTED = 1
@@ -44,7 +74,7 @@ def learn(
     threshold: Annotated[float | None, Parameter(group=RESULT)] = None,
     demonstrations: Annotated[bool, Parameter(group=RESULT, negative=())] = False,
     lora: AdapterFlags = DEFAULT_ADAPTER,
-    train: TrainFlags = LEARNING,
+    train: TrainFlags = DEFAULT_TRAIN,
     gate: GateFlags = DEFAULT_GATE,
     output: OutputFlags = NO_OUTPUT,
 ) -> int:
@@ -83,7 +113,7 @@ def learn(
             name,
             learning,
             store=store,
-            config=UpdateConfig(train=train, lora=lora, gate=gate),
+            config=UpdateConfig(train=TrainConfig(**asdict(train)), lora=lora, gate=gate),
             trusted=held_out,
             on_progress=_tell,
         )
@@ -97,7 +127,7 @@ def learn(
 
 def _learning(
     source: Path, threshold: float | None, settings: Settings, *, demonstrations: bool = False
-) -> Learning:
+) -> feedback.Learning:
     """What there is to learn in a database of recordings or a file of feedback."""
     from agent_finetune.feedback import align, read_feedback, read_feedback_file
     from agent_finetune.readers import is_database, open_source
