@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent_finetune.errors import FinetuneError
+from agent_finetune.errors import ConfigError, FinetuneError
 from agent_finetune.settings import read_settings
 from agentscope_finetune import (
     FineTuneAgent,
@@ -37,35 +37,33 @@ QUESTION = "Explain in simple terms how the attention mechanism of a transformer
 MEANWHILE = "What is it good for?"
 PROMPTS = {
     "Writer": "You are a helpful assistant.",
-    "Critic": "You are a critic. Say in one sentence what the Writer's answer lacks.",
-    "Teacher": "You are a teacher. Answer the user's question with an example from daily life.",
+    "Critic": "You are a critic. You say what is hard to understand, and what can go wrong.",
+    "Teacher": "You are a primary school teacher who explains everything with an example.",
 }
 GO_ON = None
 """What a user says who lets the next part begin: training, and then the end."""
 
 
 class RoundTable:
-    """A pipeline of AgentScope: each agent in turn hears what was said, and answers.
+    """A pipeline of AgentScope: each agent in turn answers the user, then hears the others.
 
     It has `reply_stream`, as agents have, so that it goes where they go (`PipelineProtocol`).
+    That nobody hears the others first is for the small model, which would say the same again.
     """
 
     def __init__(self, agents):
         self.agents = agents
 
     async def reply_stream(self, inputs):
-        await self._tell(inputs)
+        said = []
         for agent in self.agents:
-            async for event in agent.reply_stream(yield_final_msg=True):
+            async for event in agent.reply_stream(inputs, yield_final_msg=True):
                 if isinstance(event, Msg):
-                    await self._tell(event, but=agent)
+                    said.append((agent, event))
                 else:
                     yield event
-
-    async def _tell(self, said, but=None):
         for agent in self.agents:
-            if agent is not but:
-                await agent.observe(said)
+            await agent.observe([words for speaker, words in said if speaker is not agent])
 
 
 class Script:
@@ -154,11 +152,17 @@ async def open_agents(options, screen):
     models = load_model_configs(options.configs, settings=read_settings(env_file))
     agents = []
     for name, prompt in PROMPTS.items():
+        if name.lower() not in models:
+            known = ", ".join(map(repr, models))
+            raise ConfigError(f"{options.configs}: no model {name.lower()!r}; there are {known}")
         model = models[name.lower()]
         model.formatter = TransformersMultiAgentFormatter()  # there is more than one to listen to
-        config = replace(model.model_config, model=options.model or model.model_config.model)
-        if options.load_in_4bit:
-            config = replace(config, quantization="4bit")
+        config = replace(
+            model.model_config,
+            model=options.model or model.model_config.model,
+            dtype=options.dtype,
+            quantization="4bit" if options.load_in_4bit else model.model_config.quantization,
+        )
         await model.serve(config)
         if options.max_new_tokens:
             change = {"max_tokens": options.max_new_tokens}
@@ -244,6 +248,7 @@ async def ask_reloaded(writer, result, question, options):
     """What a new agent says that has loaded from disk what the Writer learned."""
     model = TransformersChatModel(
         model=writer.model.model_config.model,
+        dtype=options.dtype,
         parameters=writer.model.parameters,
         formatter=writer.model.formatter,
     )
@@ -311,6 +316,8 @@ def main(argv=None):
     add("--interactive", action="store_true", help="you are the user; /tune trains, /quit ends")
     add("--load-in-4bit", action="store_true", help="weights in 4 bits, and QLoRA")
     add("--model", help="instead of the configurations': hub id, folder, GGUF file")
+    # Greedy answers in bfloat16 may differ by rounding alone, and here answers are compared.
+    add("--dtype", default="float32", help="number format of the weights; auto for large models")
     add("--configs", type=Path, default=HERE / "configs" / "model_configs.json")
     add("--data", default=HERE / "data" / "dolly_sample.jsonl", help="file, folder or hub id")
     add("--epochs", type=float, help="passes over the data")

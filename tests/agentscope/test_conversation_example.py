@@ -155,16 +155,18 @@ def test_ctrl_c_while_it_trains_ends_the_training_too(model, configs, tmp_path):
     assert history.stat().st_size == written
 
 
-def test_the_pipeline_lets_each_agent_hear_the_others_once(example):
+def test_in_the_pipeline_each_answers_the_user_and_then_hears_the_others(example):
     class Speaker:
         def __init__(self, name):
             self.name, self.heard = name, []
 
         async def observe(self, said):
-            self.heard.append(said.get_text_content())
+            self.heard += [words.get_text_content() for words in said]
 
-        async def reply_stream(self, inputs=None, *, yield_final_msg):
-            yield example.UserMsg(self.name, f"I am {self.name}")
+        async def reply_stream(self, inputs, *, yield_final_msg):
+            assert yield_final_msg
+            self.heard.append(inputs.get_text_content())
+            yield example.UserMsg(self.name, f"I am {self.name}, and heard {len(self.heard)}")
 
     ann, bob = Speaker("Ann"), Speaker("Bob")
 
@@ -173,5 +175,5 @@ def test_the_pipeline_lets_each_agent_hear_the_others_once(example):
 
     hello = example.UserMsg("user", "hello")
     assert asyncio.run(talk()) == []
-    assert ann.heard == ["hello", "I am Bob"]
-    assert bob.heard == ["hello", "I am Ann"]
+    assert ann.heard == ["hello", "I am Bob, and heard 1"]
+    assert bob.heard == ["hello", "I am Ann, and heard 1"]
