@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,16 @@ def test_programs_of_2024_make_it_by_the_same_names(base, tmp_path):
         asyncio.run(say(agent))
     with pytest.raises(ConfigError, match="has 'my_custom_model'"):
         Finetune_DialogAgent("a", model_config_name="other", model_configs=configs)
+
+
+def test_an_output_folder_of_2024_is_loaded_at_the_first_answer(base, tmp_path):
+    old = tmp_path / "sft_talkative_2024-07-01_12-00-00"
+    shutil.copytree(base, old)
+    (old / "embed_tokens_weights.pt").write_bytes(b"not needed by a whole model")
+    agent = make_tunable(local_model_path=str(old), fine_tune_config={"max_length": 8})
+    assert agent.model.engine._hold.worker is None
+    assert asyncio.run(say(agent))
+    assert agent.model.model_config.model == str(old)
 
 
 def test_it_takes_what_an_agent_takes_in_the_same_order(base):

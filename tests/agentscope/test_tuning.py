@@ -315,3 +315,17 @@ def test_an_engine_that_does_not_train_is_named(base):
     agent = make_agent(chat_model(base, engine=Elsewhere()))
     with pytest.raises(ConfigError, match="served by Elsewhere, which does not train"):
         asyncio.run(FineTuner(agent).fine_tune("x"))
+
+
+def test_a_terminal_shows_how_far_training_is(base, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+
+    async def live():
+        with FineTuner(make_agent(base))._following() as follow:
+            follow({"step": 3, "epoch": 0.5, "loss": 1.25})
+            follow({"step": 3, "epoch": 0.5, "eval_loss": 2.5})
+            await asyncio.sleep(0.3)
+
+    asyncio.run(live())
+    assert "step 3, epoch 0.50, loss 2.5000" in capsys.readouterr().err
