@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SYSTEM = "Use the tools, then answer."
 TASKS = Path(__file__).parent / "tasks.jsonl"
 ALLOWED = PermissionDecision(behavior=PermissionBehavior.ALLOW, message="a function of the task")
+WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBERS = {word: str(number) for number, word in enumerate(WORDS.split())}
 MOST_STEPS = 4
 """Turns of the model in one reply; the tasks need 2 or 3."""
 
@@ -82,6 +85,7 @@ class Kept:
 
         @functools.wraps(function)
         def keeping(**arguments: Any) -> Any:
+            inspect.signature(function).bind(**arguments)  # a call that Python refuses is none
             self.calls.append(ToolCall(name=function.__name__, arguments=arguments))
             return function(**arguments)
 
@@ -167,7 +171,7 @@ def final_words(blocks: Sequence[ContentBlock]) -> str:
 
 
 def says(text: str, value: str) -> bool:
-    """Whether a text has a value in it: a number by what it is worth, else whole words.
+    """Whether a text has a value in it: a number in digits or words, else whole words.
 
     Example:
         >>> says("They are 1,024.50 in all.", "1024.5"), says("Monday", "Mon")
@@ -176,6 +180,7 @@ def says(text: str, value: str) -> bool:
     wanted = _number(value)
     if wanted is not None:
         plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+        plain = re.sub(r"[a-z]+", lambda word: NUMBERS.get(word[0], word[0]), plain.lower())
         found = re.findall(r"(?<![\w.-])-?\d+(?:\.\d+)?(?![\w-]|\.\d|:\d)", plain)
         return any(float(number) == wanted for number in found)
     return bool(re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE))

@@ -140,6 +140,14 @@ def test_a_call_that_agentscope_refuses_is_not_executed_and_may_be_made_good(tas
     assert play(tasks["weekday-1"], broken, right, "It was a Sunday.").both
 
 
+def test_arguments_that_python_refuses_are_not_executed(tasks):
+    (right,) = right_calls(tasks["weekday-1"])
+    refused = call("weekday_of", day="1969-07-20", year=1969)
+    found = play(tasks["weekday-1"], refused, right, "It was a Sunday.")
+    assert found.both
+    assert len(found.executed) == 1
+
+
 def test_a_function_that_fails_tells_the_agent_and_counts_as_wrong(tasks):
     found = play(tasks["shelf-2"], call("shelf_of", item="piano"), "I do not know.")
     assert "known are lamp" in found.said
@@ -171,6 +179,8 @@ def test_a_desk_booked_in_one_task_is_free_in_the_next(tasks):
         ("It costs $1,024.50.", "1024.5", True),
         ("It is 68.00.", "68", True),
         ("It is 168.", "68", False),
+        ("It occurs four times.", "4", True),
+        ("It occurs fourteen times.", "4", False),
         ("On 2024-03-05.", "24", False),
         ("At 11:15.", "11", False),
         ("It is 12.5.", "12", False),
