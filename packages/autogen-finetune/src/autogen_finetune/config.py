@@ -87,7 +87,7 @@ def read_config(
         adapter=adapter,
         store=said.get("store"),
         record_to=said.get("record_to"),
-        generation=_generation(said, what),
+        generation=read_options(said, what),
     )
 
 
@@ -104,7 +104,12 @@ def _flat(entry: Mapping[str, Any], what: str) -> dict[str, Any]:
     return said
 
 
-def _generation(said: Mapping[str, Any], what: str) -> dict[str, Any]:
+def read_options(said: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Options of `contracts.Request` among keys of GENERATION_KEYS; others are passed over.
+
+    Raises:
+        ConfigError: Two keys mean one option and differ.
+    """
     options: dict[str, Any] = {}
     for key, name in GENERATION_KEYS.items():
         if key in said and options.setdefault(name, said[key]) != said[key]:

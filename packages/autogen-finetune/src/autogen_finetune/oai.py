@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from agent_finetune.errors import DataError
+from agent_finetune.readers import strictjson
 from agent_finetune.readers.chat import as_message, as_objects
 from agent_finetune.records import Message
 
@@ -36,14 +38,42 @@ def unrolled(messages: Iterable[Mapping[str, Any]], key: str) -> Iterator[Messag
     for index, message in enumerate(messages):
         what = f"{key}[{index}]"
         if not message.get("tool_responses"):
-            yield as_message(message, what)
+            yield as_message(_readable(message), what)
             continue
         responses = as_objects(message["tool_responses"], f"{what}: tool_responses")
         for number, response in enumerate(responses):
             turn = {"role": "tool", **response}
             yield as_message(turn, f"{what}: tool_responses[{number}]")
         if message.get("role") != "tool":  # a tool message's own text repeats its responses
-            yield as_message(message, what)
+            yield as_message(_readable(message), what)
+
+
+def _readable(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message, and if it is an assistant's with calls that do not parse, as context only.
+
+    Hosts keep such a call beside the error that they answered it with. No chat template can write
+    it, so it is shown without arguments.
+    """
+    calls = message.get("tool_calls") or ()
+    if isinstance(calls, str) or all(_parses(call) for call in calls):
+        return message
+    shown = [
+        call if _parses(call) else {**call, "function": {**call["function"], "arguments": "{}"}}
+        for call in calls
+    ]
+    return {**message, "tool_calls": shown, "weight": 0}
+
+
+def _parses(call: Any) -> bool:
+    """Whether arguments that a model wrote are an object; what has no such text is not judged."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    said = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(said, str) or not said:
+        return True
+    try:
+        return isinstance(strictjson.loads(said), Mapping)
+    except DataError:
+        return False
 
 
 def with_speakers(messages: Sequence[Message]) -> list[Message]:
