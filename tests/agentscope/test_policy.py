@@ -1,9 +1,15 @@
+import asyncio
 import json
 
 import pytest
+from agentscope_models import ask, user
+from talkative import save_talkative_model
 
+from agent_finetune import hookimpl
 from agent_finetune.config import ModelConfig
-from agent_finetune.errors import ConfigError
+from agent_finetune.contracts import ResolvedModel, Settings
+from agent_finetune.errors import ConfigError, ModelError
+from agent_finetune.plugins import registered
 from agentscope_finetune import policy
 from agentscope_finetune.credential import TransformersCredential
 from agentscope_finetune.model import TransformersChatModel
@@ -14,6 +20,25 @@ from agentscope_finetune.policy import allow_models
 def _unchanged():
     yield
     allow_models()
+
+
+class Hub:
+    """A hub with one private model; it knows who asked."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.asked = []
+
+    @hookimpl
+    def finetune_resolve_model(self, name, settings):
+        if name != "owner/private":
+            return None
+        token = settings.hub_token.reveal() if settings.hub_token else None
+        if not settings.offline:  # looking for the context's length asks nobody
+            self.asked.append(token)
+        if token != "hf_good":
+            raise ModelError("model 'owner/private': gated")
+        return ResolvedModel(name=name, location=str(self.folder))
 
 
 def check(model, **options):
@@ -113,3 +138,26 @@ def test_models_with_a_credential_are_held_to_it_and_those_without_are_not(tmp_p
         TransformersChatModel(TransformersCredential(trust_remote_code=True), "owner/name")
     own = TransformersChatModel(model=str(tmp_path), trust_remote_code=True)
     assert own.model_config.trust_remote_code
+
+
+def test_weights_that_came_by_one_users_token_do_not_answer_another(tmp_path):
+    hub = Hub(save_talkative_model(tmp_path))
+
+    def model(token):
+        credential = TransformersCredential(hf_token=token)
+        return TransformersChatModel(
+            credential, "owner/private", device="cpu", dtype="float32", settings=Settings()
+        )
+
+    with registered(hub, "hub"):
+        good = model("hf_good")
+        assert asyncio.run(ask(good, user("hello"), max_tokens=4))[-1].content
+        for token in ("hf_bad", None):
+            with pytest.raises(ModelError, match="gated"):
+                asyncio.run(ask(model(token), user("hello")))
+            with pytest.raises(ModelError, match="gated"):
+                asyncio.run(model(token).serve(ModelConfig(model="owner/private")))
+        times = len(hub.asked)
+        asyncio.run(ask(model("hf_good"), user("hello"), max_tokens=4))
+        assert len(hub.asked) == times  # the hub is asked once for a token
+    good.engine.close()

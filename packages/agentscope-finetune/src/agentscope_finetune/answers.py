@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from agentscope.message import TextBlock, ThinkingBlock, ToolCallBlock
 from agentscope.model import ChatResponse, FinishedReason
 
-from agent_finetune.contracts import Delta, Result
+from agent_finetune.contracts import Delta, Engine, Generation, Result
 from agentscope_finetune import convert
 
 
@@ -77,3 +77,24 @@ class Answer:
             finished_reason=FinishedReason.INTERRUPTED if cancelled else FinishedReason.COMPLETED,
             metadata={"stop_reason": result.finish, "revision": result.revision},
         )
+
+
+async def chunks_of(
+    engine: Engine,
+    generation: Generation,
+    answer: Answer,
+    first: Delta,
+    pieces: AsyncIterator[Delta],
+) -> AsyncGenerator[ChatResponse, None]:
+    """The chunks of an answer; whoever stops reading stops the work.
+
+    It holds the engine, since one that nobody holds gives its weights up.
+    """
+    try:
+        for chunk in answer.chunks(first):
+            yield chunk
+        async for piece in pieces:
+            for chunk in answer.chunks(piece):
+                yield chunk
+    finally:
+        generation.cancel()

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from agentscope.agent import Agent
 from agentscope.model import ChatModelBase, ChatResponse, ModelCard, StructuredResponse
 
-from agent_finetune import models, plugins
 from agent_finetune.config import Dtype, ModelConfig, Quantization
-from agent_finetune.contracts import (
-    Delta,
-    Engine,
-    EngineConfig,
-    EngineInfo,
-    Generation,
-    Request,
-    Secret,
-    Settings,
-)
-from agent_finetune.errors import BusyError, ConfigError, ContextError, DownloadError, FinetuneError
-from agent_finetune.records import Message
+from agent_finetune.contracts import Engine, Request, Secret, Settings
+from agent_finetune.errors import BusyError, ConfigError, ContextError, DownloadError
 from agent_finetune.settings import read_settings
 from agentscope_finetune import cards, convert, policy
-from agentscope_finetune.answers import Answer
-from agentscope_finetune.counting import TokenCounter
+from agentscope_finetune.answers import Answer, chunks_of
 from agentscope_finetune.credential import TransformersCredential
 from agentscope_finetune.formatter import TransformersChatFormatter
 from agentscope_finetune.parameters import GenerationParameters
+from agentscope_finetune.serving import Serving
 from agentscope_finetune.structured import Structure, checked, schema_of, told
-from agentscope_finetune.threads import aside
 
 if TYPE_CHECKING:
     from agentscope.formatter import FormatterBase
@@ -41,6 +30,8 @@ if TYPE_CHECKING:
     from agentscope.tool import ToolChoice
 
 Errors: TypeAlias = tuple[type[Exception], ...]
+
+_LOG = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 32768
 """What the host takes a context to be where nobody knows; only until the model is loaded."""
@@ -101,27 +92,22 @@ class TransformersChatModel(ChatModelBase):
         engine: Engine | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self._held = credential is not None
         own = credential or TransformersCredential()
+        self._held = credential is not None
         self._settings = _settings(own, settings)
-        self._engine = engine
-        self._counter: TokenCounter | None = None
-        self._config: ModelConfig | None = None
+        config = None
         if engine is None or model or adapter:
-            self._config = self._allowed(
-                ModelConfig(
-                    model=model or adapter or "",
-                    revision=revision,
-                    adapter=adapter if model else None,
-                    device=device,
-                    dtype=dtype,
-                    quantization=quantization,
-                    trust_remote_code=trust_remote_code or own.trust_remote_code,
-                )
+            config = ModelConfig(
+                model=model or adapter or "",
+                revision=revision,
+                adapter=adapter if model else None,
+                device=device,
+                dtype=dtype,
+                quantization=quantization,
+                trust_remote_code=trust_remote_code or own.trust_remote_code,
             )
+        self._serving = self._serving_of(config, engine)
         self._set_context: int | None = None
-        self._real_context: int | None = None
-        self._looked = False
         self.parameters: GenerationParameters
         super().__init__(
             credential=own,
@@ -137,18 +123,12 @@ class TransformersChatModel(ChatModelBase):
     @property
     def engine(self) -> Engine:
         """The live engine that answers; opened, and not loaded, when it is first asked for."""
-        if self._engine is None:
-            assert self._config is not None
-            self._engine = plugins.open_engine(EngineConfig(model=self._config), self._settings)
-        return self._engine
+        return self._serving.engine
 
     @property
     def model_config(self) -> ModelConfig:
         """What is served. Of an engine that was given alone, this loads the model."""
-        if self._config is None:
-            info = self.engine.info()
-            self._config = ModelConfig(model=info.model, device=info.device)
-        return self._config
+        return self._serving.config
 
     @property
     def context_size(self) -> int:
@@ -157,7 +137,7 @@ class TransformersChatModel(ChatModelBase):
         Never more than the model holds, where its files say that, and in any case once it is
         loaded.
         """
-        real = self._described_context()
+        real = self._serving.context
         if self._set_context is not None:
             return self._set_context if real is None else min(self._set_context, real)
         return real or DEFAULT_CONTEXT
@@ -165,12 +145,6 @@ class TransformersChatModel(ChatModelBase):
     @context_size.setter
     def context_size(self, value: int) -> None:
         self._set_context = value or None
-
-    def _described_context(self) -> int | None:
-        if self._real_context is None and self._config is not None and not self._looked:
-            self._looked = True
-            self._real_context = models.context_length(self._config, self._settings)
-        return self._real_context
 
     @classmethod
     def list_models(cls, custom_yaml_dir: str | None = None) -> list[ModelCard]:
@@ -189,20 +163,9 @@ class TransformersChatModel(ChatModelBase):
             ConfigError: The credential may not reach it.
             ModelError: It cannot be had.
         """
-        config = self._allowed(config)
-        engine = plugins.open_engine(EngineConfig(model=config), self._settings)
-
-        def load() -> EngineInfo:
-            engine.count_tokens([Message(role="user", text="hello")])  # reads the adapter, too
-            return engine.info()
-
-        try:
-            info = await aside(load)
-        except BaseException:
-            engine.close()
-            raise
-        self._engine, self._config, self._counter = engine, config, None
-        self.model, self._real_context, self._set_context = config.model, info.context, None
+        serving = self._serving_of(config)
+        await serving.load()
+        self._serving, self.model, self._set_context = serving, config.model, None
 
     async def count_tokens(self, messages: list[Msg], tools: list[dict[str, Any]] | None) -> int:
         """Tokens of the prompt that a call with these would have; never raises.
@@ -212,10 +175,13 @@ class TransformersChatModel(ChatModelBase):
         """
         try:
             dicts = await self.formatter.format(messages)
-            if self._counter is None:
-                self._counter = TokenCounter(self.engine)
-            return await self._counter.count(dicts, tools or (), self.parameters.thinking_enable)
-        except FinetuneError:
+            await self._serving.ask_hub()
+            counter = self._serving.counter
+            return await counter.count(dicts, tools or (), self.parameters.thinking_enable)
+        except (
+            Exception
+        ) as error:  # the host counts in the middle of everything, and hears it there
+            _LOG.warning("tokens of %s are estimated: %s", self.model, error)
             return await super().count_tokens(messages, tools)
 
     @classmethod
@@ -256,13 +222,14 @@ class TransformersChatModel(ChatModelBase):
 
     async def _begin(self, request: Request) -> AsyncGenerator[ChatResponse, None]:
         """Wait for the first piece of an answer, which comes behind all that could go wrong."""
-        engine = self.engine
-        generation = engine.stream(request)
+        serving = self._serving
+        await serving.ask_hub()
+        generation = serving.engine.stream(request)
         pieces = aiter(generation)
         answer = Answer(generation.id, request.tools)
         try:
             first = await anext(pieces)
-            await self._learn(engine)
+            await serving.learn()
         except ContextError:
             if request.max_new_tokens is None:
                 raise
@@ -271,7 +238,9 @@ class TransformersChatModel(ChatModelBase):
         except BaseException:
             generation.cancel()
             raise
-        chunks = _chunks(engine, generation, answer, first, pieces)
+        if serving is self._serving:
+            self.model = serving.found_name or self.model
+        chunks = chunks_of(serving.engine, generation, answer, first, pieces)
         # A generator that nobody has begun to read has no `finally` that would run.
         weakref.finalize(chunks, generation.cancel).atexit = False
         return chunks
@@ -354,17 +323,11 @@ class TransformersChatModel(ChatModelBase):
                 raise ConfigError(f"a call has {name!r}; legal are {', '.join(legal)}")
         return self.Parameters.model_validate({**self.parameters.model_dump(), **changes})
 
-    def _allowed(self, config: ModelConfig) -> ModelConfig:
-        return policy.check(config) if self._held else config
-
-    async def _learn(self, engine: Engine) -> None:
-        """Keep what only a loaded model says, once."""
-        if self._described_context() is None:
-            info = await aside(engine.info)
-            if engine is self._engine:
-                self._real_context = info.context
-                if self._config is None:
-                    self.model = info.model
+    def _serving_of(self, config: ModelConfig | None, engine: Engine | None = None) -> Serving:
+        """What serves a config, where the credential may reach it."""
+        if config is not None and self._held:
+            config = policy.check(config)
+        return Serving(config, self._settings, engine=engine, held=self._held)
 
 
 def connect(agent: object, engine: Engine) -> TransformersChatModel:
@@ -382,27 +345,6 @@ def connect(agent: object, engine: Engine) -> TransformersChatModel:
     model = TransformersChatModel(engine=engine, stream=old.stream, formatter=formatter)
     agent.model = model
     return model
-
-
-async def _chunks(
-    engine: Engine,
-    generation: Generation,
-    answer: Answer,
-    first: Delta,
-    pieces: AsyncIterator[Delta],
-) -> AsyncGenerator[ChatResponse, None]:
-    """The chunks of an answer; whoever stops reading stops the work.
-
-    It holds the engine, since one that nobody holds gives its weights up.
-    """
-    try:
-        for chunk in answer.chunks(first):
-            yield chunk
-        async for piece in pieces:
-            for chunk in answer.chunks(piece):
-                yield chunk
-    finally:
-        generation.cancel()
 
 
 def _settings(credential: TransformersCredential, settings: Settings | None) -> Settings:
