@@ -1,8 +1,8 @@
 """`agent-finetune learn`: from recordings or feedback to an adapter that has passed its gate."""
 
 import json
-from itertools import count
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from live_engines import ask, open_engine
