@@ -81,6 +81,26 @@ def pytest(session: nox.Session, *options: str) -> None:
     )
 
 
+@nox.session(venv_backend="none")
+def agentscope_next(session: nox.Session) -> None:
+    """The AgentScope tests once more, on AgentScope 2.0.11. Arguments go to pytest.
+
+    It asks for a certifi that some indexes do not have and never imports it, so it is laid over the
+    shared environment, with the newer mcp that it needs.
+    """
+    bin_ = kernel(session, *TEST_TOOLS, extras=ALL_EXTRAS)
+    over = session.cache_dir.parent / "agentscope-2.0.11"
+    if not (over / "agentscope").is_dir():
+        into = ("--target", str(over), "--upgrade")
+        python = f"{bin_}/python"
+        session.run(python, *PIP, *into, "mcp>=2", "httpx2>=2.5", external=True)
+        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+        session.run(python, *pip, *into, "agentscope==2.0.11", external=True)
+    chosen = session.posargs or ["tests/agentscope", "-m", "not slow", "-n", "auto"]
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(over)}
+    session.run(f"{bin_}/python", "-m", "pytest", *chosen, env=env, external=True)
+
+
 @nox.session(venv_backend="none", default=False)
 def quickstart(session: nox.Session) -> None:
     """A real model learns to call tools. Arguments: --model, --minutes, --out, --seed."""

@@ -14,11 +14,7 @@ from agentscope.credential import CredentialFactory
 from agentscope_finetune.credential import TransformersCredential
 
 if TYPE_CHECKING:
-    from agentscope_finetune.agent import (
-        FinetuneDialogAgent,
-        Finetune_DialogAgent,
-        FineTuneAgent,
-    )
+    from agentscope_finetune.agent import Finetune_DialogAgent, FineTuneAgent, FinetuneDialogAgent
     from agentscope_finetune.example2024 import load_model_configs
     from agentscope_finetune.formatter import (
         TransformersChatFormatter,

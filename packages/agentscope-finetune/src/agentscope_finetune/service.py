@@ -49,6 +49,7 @@ def service_options(
     record_to: Path | str | None = None,
     fine_tunable: bool = True,
     tools: Sequence[str] | None = None,
+    runtime_state: bool = True,
     middlewares: MiddlewareFactory | None = None,
 ) -> dict[str, Any]:
     """Arguments for `agentscope.app.create_app(storage, message_bus, workspace_manager, **these)`.
@@ -64,6 +65,8 @@ def service_options(
         fine_tunable: Whether agents are `FineTuneAgent`, or the host's own.
         tools: Names of the tools that agents keep. None keeps all that the service gives them:
             sixteen, some 7,000 tokens of each prompt, and Bash is among them; () keeps none.
+        runtime_state: Whether the host tells the model the time, and such, behind each question. A
+            small model takes that for the question.
         middlewares: Answers further middlewares, in the host's form with four arguments.
 
     Returns:
@@ -81,6 +84,8 @@ def service_options(
         made: list[MiddlewareBase] = [ReasonsTold()]
         if tools is not None:
             made.append(ToolsKept(tools))
+        if not runtime_state:
+            made.append(NoRuntimeState())
         if middlewares is not None:
             made += await middlewares(user, agent, session, workspace)
         if record_to is not None:  # the innermost: it sees the very prompt
@@ -163,6 +168,23 @@ class ToolsKept(MiddlewareBase):
         if not self._untold:
             return current_prompt
         return current_prompt.replace(self._untold, "").rstrip()
+
+
+class NoRuntimeState(MiddlewareBase):
+    """Keeps the host from adding the time, and such, to what the user says."""
+
+    async def on_reply(
+        self,
+        agent: Agent,
+        input_kwargs: dict[str, Any],
+        next_handler: Callable[..., AsyncGenerator[Any, None]],
+    ) -> AsyncGenerator[Any, None]:
+        """See `MiddlewareBase.on_reply`."""
+        changes = {"inject_runtime_state": False}
+        agent.injection_config = agent.injection_config.model_copy(update=changes)
+        async with aclosing(next_handler(**input_kwargs)) as items:
+            async for item in items:
+                yield item
 
 
 class Refusals:
