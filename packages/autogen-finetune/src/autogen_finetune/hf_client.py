@@ -14,6 +14,7 @@ from agent_finetune.records import Message
 from autogen_finetune.config import GENERATION_KEYS, NESTED, ClientConfig, read_config, read_options
 from autogen_finetune.oai import to_messages
 from autogen_finetune.responses import Asked, HFResponse, Usage, choice_of
+from autogen_finetune.threads import Agent, learn_from
 
 if TYPE_CHECKING:
     from autogen_finetune.live import LiveModel
@@ -123,22 +124,25 @@ class HFModelClient:
 
     def update_model(
         self,
-        preference_data: Sequence[Any],
+        preference_data: Sequence[Any] | None,
         inference_messages: Sequence[Mapping[str, Any]],
+        *,
+        agent: Agent | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Learn from feedback; with what was learned the next answer is made, if it is any better.
 
         Args:
-            preference_data: Items of every shape that `feedback.read_feedback` takes.
+            preference_data: Items of every shape that `feedback.read_feedback` takes, in which a
+                `turn` is an index of `inference_messages`; None is what was judged so far.
             inference_messages: The conversation.
+            agent: Whose side it is told from: its system message and tools belong to it.
             **kwargs: Those of `LiveModel.update`.
 
         Raises:
             FinetuneError: Nothing can be learned, or training failed; all stands as it was.
         """
-        thread = to_messages(inference_messages, "inference_messages")
-        return self.live.update(preference_data, thread, **kwargs).stats()
+        return learn_from(self.live, preference_data, inference_messages, agent, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HFModelClient:
         return self

@@ -19,6 +19,7 @@ from agent_finetune import plugins
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import Engine, EngineConfig, Exchange, Generation, Request, Settings
 from agent_finetune.engine.local import LocalEngine
+from agent_finetune.errors import DataError
 from agent_finetune.feedback import align, read_feedback
 from agent_finetune.models.adapter_folders import digest, with_base
 from agent_finetune.recordings import Recordings
@@ -110,6 +111,7 @@ class LiveModel:
             EngineConfig(model=self.model, record_to=record_to), settings or read_settings()
         )
         self._said: deque[str] = deque(maxlen=256)
+        self._judged: dict[str, tuple[Mapping[str, Any], Exchange]] = {}
         self._attached: str | None = None
         self._lock = threading.Lock()
 
@@ -153,14 +155,47 @@ class LiveModel:
         await asyncio.to_thread(self.ready)
         return self._begin(request)
 
+    def count_tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        thinking: bool | None = None,
+    ) -> int:
+        """Tokens of a prompt, as it would be served to this agent; loads as `ready` does."""
+        self.ready()
+        return self.engine.count_tokens(messages, tools, self._attached, thinking=thinking)
+
     def log(self) -> Sequence[Exchange]:
         """What this agent was asked and said, as far as the engine still holds it."""
         said = set(self._said)
         return [exchange for exchange in self.engine.recent() if exchange.result.id in said]
 
+    def judge(self, exchange: Exchange, **said: Any) -> dict[str, Any]:
+        """Keep what somebody says about an answer until it is learned, and record it.
+
+        Args:
+            exchange: The answer, with what was asked.
+            **said: `value`, thumbs up or down, or a `correction`, which says more than a thumb.
+
+        Returns:
+            The item, which `update` takes.
+
+        Raises:
+            FinetuneError: Nothing is said, or it cannot be recorded.
+        """
+        key = exchange.result.id
+        item = {"id": key, **({"label": said["value"]} if "value" in said else said)}
+        read_feedback([item])  # refuses what says nothing
+        if self._record_to is not None and isinstance(self.engine, LocalEngine):
+            self.engine.feedback(key, **said)
+        if "correction" in item or "correction" not in self._judged.get(key, ({}, None))[0]:
+            self._judged[key] = (item, exchange)
+        return item
+
     def update(
         self,
-        preference_data: Sequence[Any],
+        preference_data: Sequence[Any] | None,
         thread: Sequence[Message] = (),
         *,
         speaker: str = "agent",
@@ -175,7 +210,8 @@ class LiveModel:
         Blocks; answers go on meanwhile.
 
         Args:
-            preference_data: Items of every shape that `feedback.read_feedback` takes.
+            preference_data: Items of every shape that `feedback.read_feedback` takes; None is what
+                was judged and not learned yet.
             thread: The conversation as its host holds it; where the log has no answer to an item.
             speaker: The agent's name, of which an adapter without a name makes one.
             tools: Tools that were offered in the thread.
@@ -190,6 +226,8 @@ class LiveModel:
         """
         if not isinstance(self.engine, LocalEngine):
             raise NotImplementedError(f"{type(self.engine).__name__} cannot learn")
+        if preference_data is None:
+            preference_data = self._waiting()
         held_out = None
         learning = self._learning(preference_data, "preference_data", thread, tools, threshold)
         if trusted is not None:
@@ -207,6 +245,8 @@ class LiveModel:
         if report.accepted:
             with self._lock:
                 self.name = self._attached = name
+            for item in preference_data:
+                self._judged.pop(str(item.get("id")) if isinstance(item, Mapping) else "", None)
         return Update(report=report, learning=learning, adapter=self.adapter)
 
     def roll_back(self) -> int:
@@ -229,6 +269,11 @@ class LiveModel:
     def _has_versions(self, name: str) -> bool:
         return (self.store / name / "versions").is_dir()
 
+    def _waiting(self) -> Sequence[Mapping[str, Any]]:
+        if not self._judged:
+            raise DataError("preference_data is None, and no answer was judged that is not learned")
+        return [item for item, _ in self._judged.values()]
+
     def _learning(
         self,
         items: Sequence[Any],
@@ -238,9 +283,12 @@ class LiveModel:
         threshold: float | None,
     ) -> Learning:
         path = None if self._record_to is None else Path(self._record_to)
+        log = self.log()
+        held = {exchange.result.id for exchange in log}
+        judged = [exchange for _, exchange in self._judged.values()]
         return align(
             read_feedback(items, source=source),
-            self.log(),
+            [*(each for each in judged if each.result.id not in held), *log],
             thread,
             tools=tools,
             more=Recordings(path) if path is not None and path.exists() else None,
