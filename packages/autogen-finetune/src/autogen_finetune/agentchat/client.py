@@ -1,0 +1,412 @@
+"""`HFChatCompletionClient`: a local model, as agents of AutoGen 0.4 and later take one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from autogen_core import EVENT_LOGGER_NAME, CancellationToken, Component
+from autogen_core.logging import LLMCallEvent, LLMStreamEndEvent, LLMStreamStartEvent
+from autogen_core.models import (
+    ChatCompletionClient,
+    CreateResult,
+    LLMMessage,
+    ModelCapabilities,
+    ModelFamily,
+    ModelInfo,
+    RequestUsage,
+    validate_model_info,
+)
+from autogen_core.tools import Tool, ToolSchema
+from pydantic import BaseModel, ConfigDict
+
+from agent_finetune.config import Attention, Dtype, Quantization
+from agent_finetune.contracts import Delta, Request, Result, Settings
+from agent_finetune.errors import ConfigError
+from autogen_finetune.agentchat.messages import to_dicts, to_tools
+from autogen_finetune.agentchat.results import to_create_result
+from autogen_finetune.config import GENERATION_KEYS, read_config, read_options
+from autogen_finetune.live import LiveModel
+from autogen_finetune.oai import to_messages
+
+T = TypeVar("T")
+ToolChoice = Tool | Literal["auto", "required", "none"]
+JsonOutput = bool | type[BaseModel] | None
+
+_EVENTS = logging.getLogger(EVENT_LOGGER_NAME)
+
+
+class HFClientConfig(BaseModel):
+    """What a component file says of a local model; `HFChatCompletionClient` explains it."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str
+    revision: str | None = None
+    adapter: str | None = None
+    store: str | None = None
+    record_to: str | None = None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    quantization: Quantization = "none"
+    attention: Attention = "auto"
+    trust_remote_code: bool = False
+    generation: dict[str, Any] = {}
+    model_info: ModelInfo | None = None
+
+
+class HFChatCompletionClient(ChatCompletionClient, Component[HFClientConfig]):
+    """A model of this process behind agents of AutoGen 0.4 and later.
+
+    Making one loads nothing; the weights are loaded at the first call, off the event loop, once
+    for all clients that name the same. Agents that share a client learn together; an agent with a
+    client of its own has an adapter of its own.
+
+    Args:
+        model: Hub id, local folder, GGUF file, or a shipped model.
+        adapter: Name of the adapter it speaks with and learns into, or the folder of one.
+        store: Folder in which the adapters of all names are.
+        model_info: What AutoGen is told the model can do, where that differs from MODEL_INFO.
+        live: A live model to speak through, instead of one that is opened from the rest.
+        settings: Token, cache and offline switch; None reads environment and `.env`.
+        **options: The other keys of `config.read_config`: how to hold the weights (`dtype`,
+            `quantization`, `device`, ...), `record_to`, and how to generate (`max_tokens`,
+            `temperature`, `seed`, `stop`, `thinking`, ...).
+
+    Raises:
+        ConfigError: A key is not known or has no legal value.
+        ValueError: `model_info` is not whole.
+    """
+
+    component_type = "model"
+    component_config_schema = HFClientConfig
+    component_provider_override = "autogen_finetune.agentchat.HFChatCompletionClient"
+
+    MODEL_INFO: ClassVar[ModelInfo] = {
+        "vision": False,
+        "function_calling": True,
+        "json_output": True,
+        "family": ModelFamily.UNKNOWN,
+        "structured_output": True,
+    }
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        adapter: str | Path | None = None,
+        store: str | Path | None = None,
+        model_info: ModelInfo | None = None,
+        live: LiveModel | None = None,
+        settings: Settings | None = None,
+        **options: Any,
+    ) -> None:
+        names = {"adapter": adapter, "store": store}
+        paths = {key: None if value is None else str(value) for key, value in names.items()}
+        config = read_config({"model": str(model), **paths, **options}, what="the client")
+        self._config = config
+        self._model_info = model_info
+        if model_info is not None:
+            validate_model_info(model_info)
+        self.live = live or config.open(settings)
+        self._last = RequestUsage(prompt_tokens=0, completion_tokens=0)
+        self._total = RequestUsage(prompt_tokens=0, completion_tokens=0)
+
+    @property
+    def revision(self) -> str:
+        """What the next answer is made with; it changes with each accepted update."""
+        return self.live.revision
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """How answers are generated, where a call says nothing else."""
+        return self._config.generation
+
+    async def ready(self) -> None:
+        """Load the model now, off the event loop.
+
+        Raises:
+            FinetuneError: It cannot be had.
+        """
+        await asyncio.to_thread(self.live.ready)
+
+    async def create(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: ToolChoice = "auto",
+        json_output: JsonOutput = None,
+        extra_create_args: Mapping[str, Any] = {},
+        cancellation_token: CancellationToken | None = None,
+    ) -> CreateResult:
+        """Answer.
+
+        Args:
+            messages: The conversation; text only.
+            tools: Tools offered.
+            tool_choice: auto, none (tools are not shown), required, or the tool to call.
+            json_output: True holds the words of the answer to a JSON object, a class to its schema;
+                with tools, the model may call one instead.
+            extra_create_args: Options of GENERATION_KEYS, for this call.
+            cancellation_token: Stops the work.
+
+        Raises:
+            ConfigError: A value is not legal, or is one that generation cannot be held to.
+            DataError: A message cannot be read, such as one with an image.
+            FinetuneError: The model cannot be had, or the conversation not be answered.
+            asyncio.CancelledError: The token was used.
+        """
+        request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
+        pieces = self._pieces(request, cancellation_token)
+        result = [piece async for piece in pieces][-1]
+        assert isinstance(result, CreateResult)
+        _EVENTS.info(
+            LLMCallEvent(
+                messages=to_dicts(messages),
+                response=result.model_dump(),
+                prompt_tokens=result.usage.prompt_tokens,
+                completion_tokens=result.usage.completion_tokens,
+                tools=list(request.tools),
+            )
+        )
+        return result
+
+    async def create_stream(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: ToolChoice = "auto",
+        json_output: JsonOutput = None,
+        extra_create_args: Mapping[str, Any] = {},
+        cancellation_token: CancellationToken | None = None,
+    ) -> AsyncGenerator[str | CreateResult, None]:
+        """Answer in pieces of text, and with what `create` would say at the end.
+
+        Thinking and calls come in the last piece alone. Whoever stops reading stops the work.
+        """
+        request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
+        _EVENTS.info(LLMStreamStartEvent(messages=to_dicts(messages)))
+        async for piece in self._pieces(request, cancellation_token):
+            if isinstance(piece, CreateResult):
+                _EVENTS.info(
+                    LLMStreamEndEvent(
+                        response=piece.model_dump(),
+                        prompt_tokens=piece.usage.prompt_tokens,
+                        completion_tokens=piece.usage.completion_tokens,
+                    )
+                )
+            yield piece
+
+    async def update_model(
+        self,
+        preference_data: Sequence[Any],
+        inference_messages: Sequence[Mapping[str, Any]],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Learn from feedback, in a worker thread; answers go on meanwhile.
+
+        Args:
+            preference_data: Items of every shape that `feedback.read_feedback` takes.
+            inference_messages: The conversation, as OpenAI's chat dicts.
+            **kwargs: Those of `LiveModel.update`.
+
+        Raises:
+            FinetuneError: Nothing can be learned, or training failed; all stands as it was.
+        """
+        thread = to_messages(inference_messages, "inference_messages")
+        update = await asyncio.to_thread(self.live.update, preference_data, thread, **kwargs)
+        return update.stats()
+
+    async def close(self) -> None:
+        """Give up the hold on the weights; nothing can be asked any more."""
+        self.live.close()
+
+    def actual_usage(self) -> RequestUsage:
+        """Tokens of the last answer."""
+        return replace(self._last)
+
+    def total_usage(self) -> RequestUsage:
+        """Tokens of all answers."""
+        return replace(self._total)
+
+    def count_tokens(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
+    ) -> int:
+        """Tokens of the prompt, exactly as it would be served.
+
+        The host's method is not async: the model is loaded here if it is not, and whoever waits
+        for that on an event loop blocks it; `await ready()` before is the way around.
+        """
+        thinking = self.generation.get("thinking")
+        return self.live.count_tokens(_messages(messages), to_tools(tools), thinking=thinking)
+
+    def remaining_tokens(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
+    ) -> int:
+        """Tokens that the model's context leaves for an answer; it loads as `count_tokens` does."""
+        count = self.count_tokens(messages, tools=tools)
+        return self.live.engine.info().context - count
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        """What `model_info` has replaced."""
+        return self.model_info
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What AutoGen is told the model can do."""
+        return self._model_info or self.MODEL_INFO
+
+    def _to_config(self) -> HFClientConfig:
+        live, said = self.live, self._config
+        named = live.name is not None
+        return HFClientConfig(
+            model=live.model.model,
+            revision=live.model.revision,
+            adapter=live.name or live.model.adapter,
+            store=str(live.store) if named else said.store,
+            record_to=said.record_to,
+            device=live.model.device,
+            dtype=live.model.dtype,
+            quantization=live.model.quantization,
+            attention=live.model.attention,
+            trust_remote_code=live.model.trust_remote_code,
+            generation=json.loads(json.dumps(dict(said.generation))),
+            model_info=self._model_info,
+        )
+
+    @classmethod
+    def _from_config(cls, config: HFClientConfig) -> HFChatCompletionClient:
+        said = config.model_dump(exclude={"generation", "model_info"})
+        return cls(**said, model_info=config.model_info, **config.generation)
+
+    def _request(
+        self,
+        messages: Sequence[LLMMessage],
+        tools: Sequence[Tool | ToolSchema],
+        tool_choice: ToolChoice,
+        json_output: JsonOutput,
+        extra: Mapping[str, Any],
+    ) -> Request:
+        if unknown := extra.keys() - GENERATION_KEYS.keys():
+            named, legal = ", ".join(sorted(unknown)), ", ".join(GENERATION_KEYS)
+            raise ConfigError(f"extra_create_args: no key {named!r} is known; legal are {legal}")
+        said = {key: value for key, value in extra.items() if value is not None}
+        return Request(
+            messages=_messages(messages),
+            tools=to_tools(tools),
+            tool_choice=tool_choice.name if isinstance(tool_choice, Tool) else tool_choice,
+            schema=_schema(json_output),
+            **{**self.generation, **read_options(said, "extra_create_args")},
+        )
+
+    async def _pieces(
+        self, request: Request, token: CancellationToken | None
+    ) -> AsyncIterator[str | CreateResult]:
+        """The text of an answer as it comes, and the whole of it.
+
+        Where tools and a schema are both given, the model answers freely first; an answer that is
+        neither a call nor an object is made again, held to the schema.
+        """
+        spent = RequestUsage(prompt_tokens=0, completion_tokens=0)
+        if request.schema is not None and request.tools and request.tool_choice == "auto":
+            free = [piece async for piece in self._deltas(replace(request, schema=None), token)]
+            result = _whole(free[-1])
+            _add(spent, result)
+            if result.message.tool_calls or result.broken_calls or _is_object(result, request):
+                if not (result.message.tool_calls or result.broken_calls):
+                    yield result.message.text
+                yield self._done(result, request, spent)
+                return
+        async for piece in self._deltas(request, token):
+            if piece.text:
+                yield piece.text
+            if piece.result is not None:
+                _add(spent, piece.result)
+                yield self._done(piece.result, request, spent)
+
+    def _done(self, result: Result, request: Request, spent: RequestUsage) -> CreateResult:
+        self._last = spent
+        self._total.prompt_tokens += spent.prompt_tokens
+        self._total.completion_tokens += spent.completion_tokens
+        return to_create_result(result, request.tools, replace(spent))
+
+    async def _deltas(
+        self, request: Request, token: CancellationToken | None
+    ) -> AsyncIterator[Delta]:
+        """Pieces of one generation, which ends when the reader does or the token says so."""
+        queue: asyncio.Queue[Delta | None] = asyncio.Queue()
+        task = _linked(self._generate(request, queue), token)
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (piece := await queue.get()) is not None:
+                yield piece
+            await task  # which raises what went wrong
+        finally:
+            task.cancel()
+
+    async def _generate(self, request: Request, queue: asyncio.Queue[Delta | None]) -> None:
+        generation = await self.live.astream(request)
+        try:
+            async for piece in generation:
+                queue.put_nowait(piece)
+        finally:
+            generation.cancel()
+
+
+def _linked(work: Coroutine[Any, Any, T], token: CancellationToken | None) -> asyncio.Task[T]:
+    """Begin work that a token ends, from whichever thread it is used."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if not task.done():
+            loop.call_soon_threadsafe(task.cancel)
+
+    if token is not None:
+        token.add_callback(stop)
+    return task
+
+
+def _messages(messages: Sequence[LLMMessage]) -> tuple[Any, ...]:
+    return tuple(to_messages(to_dicts(messages)))
+
+
+def _schema(wanted: JsonOutput) -> Mapping[str, Any] | None:
+    if not wanted:
+        return None
+    if wanted is True:
+        return {"type": "object"}
+    if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+        return wanted.model_json_schema()
+    raise ConfigError(
+        f"json_output is {wanted!r}; legal are True, False, None and a BaseModel class"
+    )
+
+
+def _whole(last: Delta) -> Result:
+    assert last.result is not None  # as `contracts.Delta` promises
+    return last.result
+
+
+def _is_object(result: Result, request: Request) -> bool:
+    """Whether words that were not held to a schema match it all the same."""
+    import jsonschema  # type: ignore[import-untyped]
+
+    try:
+        jsonschema.validate(json.loads(result.message.text), dict(request.schema or {}))
+    except (ValueError, jsonschema.ValidationError):
+        return False
+    return True
+
+
+def _add(spent: RequestUsage, result: Result) -> None:
+    spent.prompt_tokens += result.usage.prompt_tokens
+    spent.completion_tokens += result.usage.completion_tokens
