@@ -3,8 +3,10 @@
 pip, not uv: an unpinned torch pulls gigabytes, and every install goes through constraints.txt.
 """
 
+import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import nox
 
@@ -18,6 +20,59 @@ MEMBERS = ("shared", *(f"packages/{path.parent.name}" for path in PLUGINS))
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
 ALL_EXTRAS = "[gguf,quantization]"
 TEST_TOOLS = ("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis", "pydantic")
+HOST_EXTRAS = {
+    "packages/agentscope-finetune": "[service]",
+    "packages/autogen-finetune": "[classic,agentchat]",
+}
+
+
+class Overlay(NamedTuple):
+    """Another version of a host, with what it needs that the shared environment has not."""
+
+    tests: str
+    packages: tuple[str, ...]
+
+
+OVERLAYS = {
+    # It asks for a certifi that some indexes do not have, and never imports it.
+    "agentscope-2.0.11": Overlay(
+        "tests/agentscope",
+        (
+            "agentscope==2.0.11",
+            "mcp==2.3.0",
+            "mcp-types==2.3.0",
+            "httpx2==2.16.2",
+            "httpcore2==2.16.2",
+            "truststore==0.10.5",
+        ),
+    ),
+    # Before numpy 2, and with it before the pandas and pyarrow that need one.
+    "autogen-0.2": Overlay(
+        "tests/autogen",
+        (
+            "pyautogen==0.2.35",
+            "diskcache==5.6.3",
+            "docker==7.2.0",
+            "flaml==2.7.0",
+            "tiktoken==0.14.0",
+            "numpy==1.26.4",
+            "pandas==2.2.3",
+            "pyarrow==22.0.0",
+            "pytz==2026.6",
+        ),
+    ),
+    "autogen-0.9-ag2-1.2": Overlay(
+        "tests/autogen",
+        (
+            "pyautogen==0.9.0",
+            "ag2==1.2.1",
+            "asyncer==0.0.8",
+            "diskcache==5.6.3",
+            "docker==7.2.0",
+            "tiktoken==0.14.0",
+        ),
+    ),
+}
 
 
 def kernel(session: nox.Session, *tools: str, extras: str = "[gguf]") -> str:
@@ -30,8 +85,8 @@ def kernel(session: nox.Session, *tools: str, extras: str = "[gguf]") -> str:
     if not (home / "bin" / "python").exists():
         session.log("making the environment; the first time this takes a few minutes")
         session.run(sys.executable, "-m", "venv", "--clear", str(home), external=True)
-    editable = [word for member in MEMBERS for word in ("-e", member)]
-    editable[1] += extras
+    wanted = {"shared": extras, **HOST_EXTRAS}
+    editable = [word for member in MEMBERS for word in ("-e", member + wanted.get(member, ""))]
     session.run(str(home / "bin" / "python"), *PIP, *editable, *tools, external=True)
     return str(home / "bin")
 
@@ -82,23 +137,24 @@ def pytest(session: nox.Session, *options: str) -> None:
 
 
 @nox.session(venv_backend="none")
-def agentscope_next(session: nox.Session) -> None:
-    """The AgentScope tests once more, on AgentScope 2.0.11. Arguments go to pytest.
+def hosts(session: nox.Session) -> None:
+    """The plugins' tests on other versions of their hosts: `nox -s hosts -- autogen-0.2`.
 
-    It asks for a certifi that some indexes do not have and never imports it, so it is laid over the
-    shared environment, with the newer mcp that it needs.
+    Each is laid over the shared environment in a folder of its own, so that torch is there once.
     """
     bin_ = kernel(session, *TEST_TOOLS, extras=ALL_EXTRAS)
-    over = session.cache_dir.parent / "agentscope-2.0.11"
-    if not (over / "agentscope").is_dir():
-        into = ("--target", str(over), "--upgrade")
-        python = f"{bin_}/python"
-        session.run(python, *PIP, *into, "mcp>=2", "httpx2>=2.5", external=True)
-        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
-        session.run(python, *pip, *into, "agentscope==2.0.11", external=True)
-    chosen = session.posargs or ["tests/agentscope", "-m", "not slow", "-n", "auto"]
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(over)}
-    session.run(f"{bin_}/python", "-m", "pytest", *chosen, env=env, external=True)
+    for name in session.posargs or OVERLAYS:
+        overlay = OVERLAYS[name]
+        over = session.cache_dir.parent / name
+        if not over.is_dir():
+            made = over.with_name(f"{name}.part")
+            shutil.rmtree(made, ignore_errors=True)
+            into = (*PIP[:-2], "--no-deps", "--target", str(made))
+            session.run(f"{bin_}/python", *into, *overlay.packages, external=True)
+            made.rename(over)
+        chosen = (overlay.tests, "-m", "not slow", "-n", "auto", "--dist", "loadfile")
+        env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(over)}
+        session.run(f"{bin_}/python", "-m", "pytest", *chosen, env=env, external=True)
 
 
 @nox.session(venv_backend="none", default=False)
@@ -133,7 +189,8 @@ def build(session: nox.Session) -> None:
     wheels = sorted(str(wheel) for wheel in dist.glob("*.whl"))
     session.run(f"{clean}/bin/python", *PIP, *wheels, external=True)
     for member in MEMBERS:
-        name = next(path.parent.name for path in (ROOT / member / "src").glob("*/__init__.py"))
-        session.run(f"{clean}/bin/python", "-I", "-c", f"import {name}", external=True)
+        for path in (ROOT / member / "src").glob("*/__init__.py"):
+            code = f"import {path.parent.name}"
+            session.run(f"{clean}/bin/python", "-I", "-c", code, external=True)
     session.run(f"{clean}/bin/agent-finetune", "--help", external=True, silent=True)
     session.run(f"{clean}/bin/agent-finetune", "plugins", external=True)

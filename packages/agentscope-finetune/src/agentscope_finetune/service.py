@@ -120,10 +120,10 @@ class ReasonsTold(MiddlewareBase):
                 async for item in items:
                     yield item
         except FinetuneError as error:
-            block = {"reply_id": agent.state.reply_id, "block_id": uuid4().hex}
-            yield TextBlockStartEvent(**block)
-            yield TextBlockDeltaEvent(**block, delta=str(error))
-            yield TextBlockEndEvent(**block)
+            reply, block = agent.state.reply_id, uuid4().hex
+            yield TextBlockStartEvent(reply_id=reply, block_id=block)
+            yield TextBlockDeltaEvent(reply_id=reply, block_id=block, delta=str(error))
+            yield TextBlockEndEvent(reply_id=reply, block_id=block)
             raise
 
 

@@ -22,6 +22,10 @@ from agent_finetune.update import fits
 
 Progress = Callable[[Mapping[str, Any]], None]
 
+_LONG_ROW = 4096
+"""Tokens of the longest row to make room for where max_length is not set: today's contexts are far
+longer than what people train on, and would send every model away."""
+
 
 def train(
     worker: Worker,
@@ -57,7 +61,7 @@ def train(
 def _room(served: Served, config: RunConfig) -> fits.Room:
     """Whether a copy of the model fits beside it, with what its training takes."""
     model = served.loaded.model
-    longest = config.data.max_length or served.info().context
+    longest = config.data.max_length or min(served.info().context, _LONG_ROW)
     answers = 1 if config.train.objective == "sft" else 2
     return fits.estimate(
         model,

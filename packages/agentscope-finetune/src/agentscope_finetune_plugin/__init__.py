@@ -1,4 +1,8 @@
-"""The hooks that this plugin answers. Importing this module imports no torch."""
+"""The hooks that agentscope-finetune answers.
+
+They stand beside the package, because importing that registers a credential with AgentScope, and
+the command line loads every plugin without importing a host.
+"""
 
 from __future__ import annotations
 
