@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from agent_finetune.contracts import Generation, Request, Result, Settings
 from agent_finetune.errors import ConfigError
 from agent_finetune.readers.chat import as_tools
-from agent_finetune.records import Message
 from autogen_finetune.config import GENERATION_KEYS, NESTED, ClientConfig, read_config, read_options
 from autogen_finetune.oai import to_messages
 from autogen_finetune.responses import Asked, HFResponse, Usage, choice_of
@@ -34,12 +34,15 @@ SPEAKS_AS = "speaks_as"
 makes again goes on as the one before."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Speaker:
     """A live model, and how it was registered: what stays when AutoGen makes clients again."""
 
-    def __init__(self, live: LiveModel, options: Mapping[str, Any]) -> None:
-        self.live = live
-        self.options = options
+    live: LiveModel
+    options: Mapping[str, Any]
+    """Keywords of the registration."""
+    place: tuple[Any, ...]
+    """What the config says of model and adapter: clients that agree may speak as one."""
 
 
 SPEAKERS: WeakValueDictionary[str, Speaker] = WeakValueDictionary()
@@ -57,6 +60,8 @@ class HFModelClient:
             keys are those of `config.read_config`, which may also be under `extra_body`.
         live: A live model to speak through, instead of one that is opened from the config.
         settings: Token, cache and offline switch; None reads environment and `.env`.
+        before: Who spoke in this client's place; goes on if the config means the same model and
+            adapter. None is who has the entry's mark.
         **options: Keys that join the entry, and go before it.
 
     Raises:
@@ -69,22 +74,29 @@ class HFModelClient:
         *,
         live: LiveModel | None = None,
         settings: Settings | None = None,
+        before: Speaker | None = None,
         **options: Any,
     ) -> None:
-        written = dict(config.items())  # in 0.9 a model of pydantic, which has items
-        known = SPEAKERS.get(str(_nested(written, SPEAKS_AS)))
-        if known is not None:
-            options = {**known.options, **options}
-        self._written = written
-        entry = {**written, **options}
+        self.written = dict(config.items())  # in 0.9 a model of pydantic, which has items
+        before = before or SPEAKERS.get(str(_nested(self.written, SPEAKS_AS)))
+        options = {**(before.options if before else {}), **options}
+        entry = {**self.written, **options}
         self.config: ClientConfig = read_config(
             entry, ignored=(*HOST_KEYS, SPEAKS_AS), what="llm_config"
         )
         self._count = _nested(entry, "n")
-        if live is None and known is not None:
-            self.speaker = known
-        else:
-            self.speaker = Speaker(live or self.config.open(settings), options)
+        place = (
+            self.config.model,
+            self.config.adapter,
+            self.config.store,
+            self.config.record_to,
+        )
+        if live is None and before is not None and before.place == place:
+            live = before.live
+        live = live or self.config.open(settings)
+        self.speaker = Speaker(live=live, options=options, place=place)
+        if before is not None and live is before.live and options == before.options:
+            self.speaker = before
 
     @property
     def live(self) -> LiveModel:
@@ -156,10 +168,10 @@ class HFModelClient:
         changed = {
             key: value
             for key, value in params.items()
-            if key in GENERATION_KEYS and value is not None and self._written.get(key) != value
+            if key in GENERATION_KEYS and value is not None and self.written.get(key) != value
         }
         return Asked(
-            messages=_messages(params),
+            messages=[dict(message) for message in _messages(params)],
             tools=tools or functions,
             tool_choice=_tool_choice(params) if tools or functions else "auto",
             schema=_schema(params.get("response_format")),
@@ -197,11 +209,12 @@ class HFModelClient:
         count, seed = options.pop("n"), options.pop("seed", None)
         if not isinstance(count, int) or count < 1:
             raise ConfigError(f"n is {count!r}; it must be a whole number, 1 or more")
+        messages = to_messages(asked.messages)
         begun: list[Generation] = []
         try:
             for index in range(count):
                 request = Request(
-                    messages=asked.messages,
+                    messages=messages,
                     tools=asked.tools,
                     tool_choice=asked.tool_choice,
                     schema=asked.schema,
@@ -222,10 +235,11 @@ def _nested(entry: Mapping[str, Any], key: str) -> Any:
     return next((place[key] for place in places if place.get(key) is not None), None)
 
 
-def _messages(params: Mapping[str, Any]) -> tuple[Message, ...]:
+def _messages(params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     if params.get("prompt") is not None:  # completions of before chat: what a user says
-        return (Message(role="user", text=str(params["prompt"])),)
-    return tuple(to_messages(params["messages"]))
+        return [{"role": "user", "content": str(params["prompt"])}]
+    messages: Sequence[Mapping[str, Any]] = params["messages"]
+    return messages
 
 
 def _tool_choice(params: Mapping[str, Any]) -> str:

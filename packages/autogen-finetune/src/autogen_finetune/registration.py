@@ -54,7 +54,8 @@ def attach(agent: Agent, **options: Any) -> Agent:
 
     Args:
         agent: With entries in its `llm_config` that name "HFModelClient".
-        **options: Those of `HFModelClient`; they go for every such entry.
+        **options: Those of `HFModelClient`; they go for every such entry, also where a client was
+            registered before.
 
     Returns:
         The agent.
@@ -69,8 +70,11 @@ def attach(agent: Agent, **options: Any) -> Agent:
 def _attach(agent: Any, options: Mapping[str, Any]) -> None:
     if agent.client is None:
         raise ConfigError(f"agent {agent.name!r} has no llm_config; there is nothing to register")
+    clients = agent.client._clients
+    for index, client in enumerate(clients):
+        if isinstance(client, HFModelClient) and options:
+            clients[index] = HFModelClient(client.written, before=client.speaker, **options)
     _register(agent.client, options)
-    clients = list(agent.client._clients)
     ours = {i: client for i, client in enumerate(clients) if isinstance(client, HFModelClient)}
     if not ours:
         raise ConfigError(

@@ -12,7 +12,6 @@ from types import MethodType
 from typing import Any, Protocol, runtime_checkable
 
 from agent_finetune.contracts import Result
-from agent_finetune.records import Message
 
 _NAME = re.compile(r'"name"\s*:\s*"([^"]+)"')
 _LETTERS = string.ascii_letters + string.digits
@@ -27,9 +26,9 @@ class Renews(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a call asked, whoever answers it."""
+    """What a call asked, whoever answers it; JSON, for AutoGen logs responses."""
 
-    messages: tuple[Message, ...]
+    messages: list[Mapping[str, Any]]
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str = "auto"
     schema: Mapping[str, Any] | None = None
