@@ -53,7 +53,7 @@ class RevisionedCache(ChatCompletionCache):
 
     async def update_model(
         self,
-        preference_data: Sequence[Any],
+        preference_data: Sequence[Any] | None,
         inference_messages: Sequence[Mapping[str, Any]],
         **kwargs: Any,
     ) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 from autogen_core import EVENT_LOGGER_NAME, CancellationToken, Component
 from autogen_core.logging import LLMCallEvent, LLMStreamEndEvent, LLMStreamStartEvent
@@ -26,15 +27,15 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel, ConfigDict
 
 from agent_finetune.config import Attention, Dtype, Quantization
-from agent_finetune.contracts import Delta, Request, Result, Settings
+from agent_finetune.contracts import Request, Settings
 from agent_finetune.errors import ConfigError
+from autogen_finetune.agentchat.answering import answered
 from autogen_finetune.agentchat.messages import to_dicts, to_tools
 from autogen_finetune.agentchat.results import to_create_result
 from autogen_finetune.config import GENERATION_KEYS, read_config, read_options
 from autogen_finetune.live import LiveModel
 from autogen_finetune.oai import to_messages
 
-T = TypeVar("T")
 ToolChoice = Tool | Literal["auto", "required", "none"]
 JsonOutput = bool | type[BaseModel] | None
 
@@ -163,7 +164,7 @@ class HFChatCompletionClient(ChatCompletionClient, Component[HFClientConfig]):
             asyncio.CancelledError: The token was used.
         """
         request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
-        pieces = self._pieces(request, cancellation_token)
+        pieces = self._pieces(request, cancellation_token, json_output)
         result = [piece async for piece in pieces][-1]
         assert isinstance(result, CreateResult)
         _EVENTS.info(
@@ -193,7 +194,7 @@ class HFChatCompletionClient(ChatCompletionClient, Component[HFClientConfig]):
         """
         request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
         _EVENTS.info(LLMStreamStartEvent(messages=to_dicts(messages)))
-        async for piece in self._pieces(request, cancellation_token):
+        async for piece in self._pieces(request, cancellation_token, json_output):
             if isinstance(piece, CreateResult):
                 _EVENTS.info(
                     LLMStreamEndEvent(
@@ -206,14 +207,14 @@ class HFChatCompletionClient(ChatCompletionClient, Component[HFClientConfig]):
 
     async def update_model(
         self,
-        preference_data: Sequence[Any],
+        preference_data: Sequence[Any] | None,
         inference_messages: Sequence[Mapping[str, Any]],
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Learn from feedback, in a worker thread; answers go on meanwhile.
 
         Args:
-            preference_data: Items of every shape that `feedback.read_feedback` takes.
+            preference_data: As `LiveModel.update`; a `turn` is an index of `inference_messages`.
             inference_messages: The conversation, as OpenAI's chat dicts.
             **kwargs: Those of `LiveModel.update`.
 
@@ -308,71 +309,16 @@ class HFChatCompletionClient(ChatCompletionClient, Component[HFClientConfig]):
         )
 
     async def _pieces(
-        self, request: Request, token: CancellationToken | None
+        self, request: Request, token: CancellationToken | None, wanted: JsonOutput
     ) -> AsyncIterator[str | CreateResult]:
-        """The text of an answer as it comes, and the whole of it.
-
-        Where tools and a schema are both given, the model answers freely first; an answer that is
-        neither a call nor an object is made again, held to the schema.
-        """
-        spent = RequestUsage(prompt_tokens=0, completion_tokens=0)
-        if request.schema is not None and request.tools and request.tool_choice == "auto":
-            free = [piece async for piece in self._deltas(replace(request, schema=None), token)]
-            result = _whole(free[-1])
-            _add(spent, result)
-            if result.message.tool_calls or result.broken_calls or _is_object(result, request):
-                if not (result.message.tool_calls or result.broken_calls):
-                    yield result.message.text
-                yield self._done(result, request, spent)
-                return
-        async for piece in self._deltas(request, token):
-            if piece.text:
-                yield piece.text
-            if piece.result is not None:
-                _add(spent, piece.result)
-                yield self._done(piece.result, request, spent)
-
-    def _done(self, result: Result, request: Request, spent: RequestUsage) -> CreateResult:
-        self._last = spent
-        self._total.prompt_tokens += spent.prompt_tokens
-        self._total.completion_tokens += spent.completion_tokens
-        return to_create_result(result, request.tools, replace(spent))
-
-    async def _deltas(
-        self, request: Request, token: CancellationToken | None
-    ) -> AsyncIterator[Delta]:
-        """Pieces of one generation, which ends when the reader does or the token says so."""
-        queue: asyncio.Queue[Delta | None] = asyncio.Queue()
-        task = _linked(self._generate(request, queue), token)
-        task.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            while (piece := await queue.get()) is not None:
+        async for piece in answered(self.live, request, token, partial(_fits, wanted)):
+            if isinstance(piece, str):
                 yield piece
-            await task  # which raises what went wrong
-        finally:
-            task.cancel()
-
-    async def _generate(self, request: Request, queue: asyncio.Queue[Delta | None]) -> None:
-        generation = await self.live.astream(request)
-        try:
-            async for piece in generation:
-                queue.put_nowait(piece)
-        finally:
-            generation.cancel()
-
-
-def _linked(work: Coroutine[Any, Any, T], token: CancellationToken | None) -> asyncio.Task[T]:
-    """Begin work that a token ends, from whichever thread it is used."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if not task.done():
-            loop.call_soon_threadsafe(task.cancel)
-
-    if token is not None:
-        token.add_callback(stop)
-    return task
+                continue
+            self._last = piece.usage
+            self._total.prompt_tokens += piece.usage.prompt_tokens
+            self._total.completion_tokens += piece.usage.completion_tokens
+            yield to_create_result(piece.result, request.tools, replace(piece.usage))
 
 
 def _messages(messages: Sequence[LLMMessage]) -> tuple[Any, ...]:
@@ -391,22 +337,12 @@ def _schema(wanted: JsonOutput) -> Mapping[str, Any] | None:
     )
 
 
-def _whole(last: Delta) -> Result:
-    assert last.result is not None  # as `contracts.Delta` promises
-    return last.result
-
-
-def _is_object(result: Result, request: Request) -> bool:
-    """Whether words that were not held to a schema match it all the same."""
-    import jsonschema  # type: ignore[import-untyped]
-
+def _fits(wanted: JsonOutput, text: str) -> bool:
+    """Whether words are the JSON that is wanted."""
     try:
-        jsonschema.validate(json.loads(result.message.text), dict(request.schema or {}))
-    except (ValueError, jsonschema.ValidationError):
+        if isinstance(wanted, type):
+            wanted.model_validate_json(text)
+            return True
+        return isinstance(json.loads(text), dict)
+    except ValueError:  # pydantic's errors are such too
         return False
-    return True
-
-
-def _add(spent: RequestUsage, result: Result) -> None:
-    spent.prompt_tokens += result.usage.prompt_tokens
-    spent.completion_tokens += result.usage.completion_tokens

@@ -34,7 +34,7 @@ class Learns(Protocol):
 
     def update_model(
         self,
-        preference_data: Sequence[Any],
+        preference_data: Sequence[Any] | None,
         inference_messages: Sequence[Mapping[str, Any]],
         **kwargs: Any,
     ) -> dict[str, Any] | Awaitable[dict[str, Any]]: ...
@@ -50,7 +50,7 @@ class Local(Protocol):
 
 async def update_model(
     update_agent: AssistantAgent | ChatCompletionClient,
-    preference_data: Sequence[Any],
+    preference_data: Sequence[Any] | None,
     conversation: Conversation,
     **kwargs: Any,
 ) -> dict[str, Any]:
@@ -61,7 +61,9 @@ async def update_model(
 
     Args:
         update_agent: The agent, or the client behind it.
-        preference_data: Feedback; with our client, in every shape of `feedback.read_feedback`.
+        preference_data: Feedback. With our client it is what `LiveModel.update` takes, in every
+            shape of `feedback.read_feedback`, or None for what thumbs have said; a `turn` is an
+            index of `inference_messages`.
         conversation: What the feedback is about: a `TaskResult` or its messages, messages as a
             model client gets them, an agent's model context, or the agent itself, whose context
             is meant.
@@ -100,7 +102,10 @@ async def update_model(
 
 
 async def _learned(
-    client: Learns, preference_data: Sequence[Any], messages: Dicts, kwargs: Mapping[str, Any]
+    client: Learns,
+    preference_data: Sequence[Any] | None,
+    messages: Dicts,
+    kwargs: Mapping[str, Any],
 ) -> dict[str, Any]:
     learn: Callable[[], Any] = partial(client.update_model, preference_data, messages, **kwargs)
     asynchronous = iscoroutinefunction(client.update_model)
