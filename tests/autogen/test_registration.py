@@ -11,6 +11,7 @@ from talkative import save_talkative_model
 
 from agent_finetune.errors import ConfigError
 from autogen_finetune.config import read_config
+from autogen_finetune.feedback import live_model
 from autogen_finetune.hf_client import HFModelClient
 from autogen_finetune.registration import (
     attach,
@@ -158,6 +159,16 @@ def test_attaching_what_names_no_client_is_one_clear_error():
     foreign["config_list"][0]["model_client_cls"] = "Foreign"
     with pytest.raises(ConfigError, match="no entry of llm_config has 'model_client_cls'"):
         attach(assistant("helper", foreign))
+
+
+def test_an_agent_that_got_feedback_is_the_same_when_it_is_registered_again():
+    agent = assistant("helper", SCRIPT)
+    live = scripted("x")
+    agent.register_model_client(model_client_cls=HFModelClient, live=live)
+    assert live_model(agent) is live
+    register_tool(agent)
+    agent.register_model_client(model_client_cls=HFModelClient)
+    assert live_of(agent) is live
 
 
 def test_detach_leaves_the_agent_as_it_was():

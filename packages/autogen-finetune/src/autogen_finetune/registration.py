@@ -75,16 +75,30 @@ def _attach(agent: Any, options: Mapping[str, Any]) -> None:
         if isinstance(client, HFModelClient) and options:
             clients[index] = HFModelClient(client.written, before=client.speaker, **options)
     _register(agent.client, options)
-    ours = {i: client for i, client in enumerate(clients) if isinstance(client, HFModelClient)}
-    if not ours:
+    if not remember(agent):
         raise ConfigError(
             f"agent {agent.name!r}: no entry of llm_config has 'model_client_cls': {CLIENT!r}"
         )
+    for name in REBUILDING:
+        agent.__dict__[name] = MethodType(_REBUILDS[name], agent)
+
+
+def remember(agent: Any) -> int:
+    """Mark in an agent's own `llm_config` who speaks behind its clients of ours.
+
+    A client that is registered for it again, by anyone, then goes on with what was learned.
+
+    Returns:
+        How many clients of ours it has.
+    """
+    ours = {i: c for i, c in enumerate(agent.client._clients) if isinstance(c, HFModelClient)}
+    config = agent.llm_config
+    if isinstance(config, dict) and "config_list" in config:  # in 0.2 one dict may be there twice
+        config["config_list"] = [dict(entry) for entry in config["config_list"]]
     for index, client in ours.items():
         _mark(agent, _entries(agent)[index], client.speaker)
     _held[agent] = tuple(client.speaker for client in ours.values())
-    for name in REBUILDING:
-        agent.__dict__[name] = MethodType(_REBUILDS[name], agent)
+    return len(ours)
 
 
 def detach(agent: Any) -> None:

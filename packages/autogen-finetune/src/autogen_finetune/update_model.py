@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from autogen_finetune.hf_client import HFModelClient
+from autogen_finetune.registration import remember
 from autogen_finetune.threads import Agent
 
 
@@ -82,6 +83,7 @@ def update_model(
     messages = [dict(message) for message in thread]
     client = _client(update_agent)
     if isinstance(client, HFModelClient):
+        remember(update_agent)
         stats = client.update_model(preference_data, messages, agent=update_agent, **kwargs)
     else:
         stats = client.update_model(preference_data, messages, **kwargs)
