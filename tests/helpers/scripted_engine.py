@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class ScriptedEngine:
         self._renderer = Renderer(self._tokenizer)
         self._context = context
         self.requests: list[Request] = []
+        self._exchanges: list[Exchange] = []
         self.closed = False
 
     def generate(self, request: Request) -> Result:
@@ -67,22 +69,22 @@ class ScriptedEngine:
             generation.put(Delta(text=piece.text, thinking=piece.thinking, call=piece.call))
         prompt = self._renderer.prompt_ids(request.messages, offered(request))
         finish = "length" if cut else "tool_calls" if parsed.calls else "stop"
-        generation.finish(
-            Result(
-                id=generation.id,
-                message=Message(
-                    role="assistant",
-                    text=parsed.text,
-                    thinking=parsed.thinking,
-                    tool_calls=parsed.calls,
-                    generation=Generation(prompt_ids=prompt, ids=tuple(ids)),
-                ),
-                finish=finish,
-                revision="sha256:script",
-                usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(ids)),
-                broken_calls=parsed.broken,
-            )
+        result = Result(
+            id=generation.id,
+            message=Message(
+                role="assistant",
+                text=parsed.text,
+                thinking=parsed.thinking,
+                tool_calls=parsed.calls,
+                generation=Generation(prompt_ids=prompt, ids=tuple(ids)),
+            ),
+            finish=finish,
+            revision="sha256:script",
+            usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(ids)),
+            broken_calls=parsed.broken,
         )
+        self._exchanges.append(Exchange(request=request, result=result, time=time.time()))
+        generation.finish(result)
 
     def count_tokens(
         self,
@@ -104,7 +106,7 @@ class ScriptedEngine:
         )
 
     def recent(self) -> Sequence[Exchange]:
-        return ()
+        return tuple(self._exchanges)
 
     def attach(self, name: str, folder: Path) -> str:
         raise NotImplementedError

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agent_finetune.contracts import Exchange
 from agent_finetune.errors import DataError
@@ -23,6 +23,7 @@ from autogen_finetune.oai import unrolled, with_speakers
 WHAT = "inference_messages"
 
 
+@runtime_checkable
 class Agent(Protocol):
     """What is read of a `ConversableAgent`, the same in 0.2.35, 0.9 and 0.14."""
 
