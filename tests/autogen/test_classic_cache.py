@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 from autogen_hosts import QUIET, classic
-from classic_agents import assistant, learned, scripted, tiny
+from classic_agents import assistant, learned, scripted, tiny, user
 from live_engines import close_all, make_adapter
 from talkative import save_talkative_model
 
@@ -146,6 +146,27 @@ def test_after_a_restart_the_answers_of_before_learning_are_not_given(folder, le
     before = ask(plain(default_of(folder)))
     learned(tmp_path / "store", "helper", lesson)
     assert ask(plain(default_of(folder))) != before
+
+
+def test_in_a_group_chat_too_the_next_answer_is_of_the_new_weights(folder, lesson, tmp_path):
+    agent, peer = attached(config_of(folder, cache_seed=7)), user()
+
+    def answer_in_group():
+        group = autogen.GroupChat(
+            agents=[peer, agent],
+            messages=[],
+            max_round=2,
+            speaker_selection_method="round_robin",
+        )
+        manager = autogen.GroupChatManager(group, llm_config=False)
+        peer.initiate_chat(manager, message="Hello", silent=True)
+        return group.messages[-1]["content"]
+
+    before = answer_in_group()
+    assert answer_in_group() == before
+    learned(tmp_path / "store", "helper", lesson)
+    assert answer_in_group() != before
+    assert answer_in_group() == agent.client._clients[0].live.log()[-1].result.message.text
 
 
 def test_a_roll_back_brings_the_answers_of_before(folder, lesson, tmp_path):

@@ -213,6 +213,11 @@ def test_keys_of_the_host_are_passed_over_and_others_refused():
         client_of("x", modle="y")
 
 
+def test_an_option_that_no_local_model_has_is_refused_and_not_passed_over():
+    with pytest.raises(ConfigError, match="create: no option 'logit_bias' is known"):
+        asked(client_of("x"), logit_bias={"1": 2})
+
+
 @pytest.mark.parametrize("place", ["entry", "extra_body", "kwargs", "params"])
 def test_n_answers_are_as_many_choices(place):
     entry = {"entry": {"n": 3}, "extra_body": {"extra_body": {"n": 3}}}.get(place)

@@ -54,6 +54,22 @@ def test_results_of_parallel_calls_become_a_turn_each():
     ]
 
 
+def test_a_call_that_did_not_parse_is_shown_without_arguments_and_never_trained():
+    broken = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": '}}
+    messages = to_messages(
+        [
+            {"role": "assistant", "content": "Let me see.", "tool_calls": [broken]},
+            {"role": "tool", "content": "Error", "tool_call_id": "1"},
+        ]
+    )
+    assert messages[0] == Message(
+        role="assistant",
+        text="Let me see.",
+        tool_calls=(ToolCall(name="add", arguments={}, id="1"),),
+        trained=False,
+    )
+
+
 def test_a_message_that_is_none_is_named_by_its_place():
     with pytest.raises(DataError, match=r"messages\[1\]: role is 'robot'"):
         to_messages([{"role": "user", "content": "x"}, {"role": "robot", "content": "y"}])

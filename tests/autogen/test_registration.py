@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from autogen_hosts import QUIET, classic
+from autogen_hosts import QUIET, classic, version
 from classic_agents import SCRIPT, TOOL, assistant, learned, scripted, tiny, user
 from live_engines import close_all, make_adapter
 from talkative import save_talkative_model
@@ -23,6 +23,7 @@ from autogen_finetune.registration import (
 
 autogen = classic()
 pytestmark = QUIET
+NOW = version(autogen)
 HELLO = [{"role": "user", "content": "Hello"}]
 FUNCTION = {"name": "get_time", "description": "The time.", "parameters": {"type": "object"}}
 
@@ -91,6 +92,57 @@ def test_keywords_of_registration_join_the_entry():
     (client,) = clients(agent)
     assert client.config.model.dtype == "float32"
     assert client.config.generation == {"max_new_tokens": 3}
+
+
+def test_a_client_under_another_name_than_the_configs_is_refused_by_the_host():
+    config = llm_config("script")
+    config["config_list"][0]["model_client_cls"] = "Other"
+    agent = assistant("helper", config)
+    with pytest.raises(ValueError, match="not found in the config_list"):
+        agent.register_model_client(model_client_cls=HFModelClient)
+
+
+def test_an_own_client_that_is_made_of_ours_goes_by_its_own_name():
+    class Polite(HFModelClient):
+        def message_retrieval(self, response):
+            return [f"{text}, please" for text in super().message_retrieval(response)]
+
+    config = llm_config("script")
+    config["config_list"][0]["model_client_cls"] = "Polite"
+    agent = assistant("helper", config)
+    agent.register_model_client(model_client_cls=Polite, live=scripted("Stay"))
+    assert answer(agent) == "Stay, please"
+
+
+def test_every_entry_has_to_be_registered_before_any_answers():
+    config = copy.deepcopy(SCRIPT)
+    config["config_list"] *= 2
+    agent = assistant("helper", config)
+    agent.register_model_client(model_client_cls=HFModelClient, live=scripted("x"))
+    with pytest.raises(RuntimeError, match="not activated"):
+        answer(agent)
+    agent.register_model_client(model_client_cls=HFModelClient, live=scripted("y"))
+    assert answer(agent) == "x"
+
+
+def test_options_beside_the_entries_of_a_config_are_heeded():
+    config = {**llm_config("script", max_tokens=9), "temperature": 0.5, "seed": 3}
+    agent = attach(assistant("helper", config), live=scripted("x"))
+    answer(agent)
+    (request,) = live_of(agent).engine.requests
+    assert (request.max_new_tokens, request.temperature, request.seed) == (9, 0.5, 3)
+
+
+@pytest.mark.skipif(NOW < (0, 9), reason="0.2 has dicts alone")
+def test_a_config_object_of_the_host_is_taken_too():
+    entry = copy.deepcopy(SCRIPT["config_list"][0])
+    shared = autogen.LLMConfig(**entry) if NOW < (0, 14) else autogen.LLMConfig(entry)
+    one, two = (attach(assistant(name, shared)) for name in ("one", "two"))
+    assert live_of(one) is not live_of(two)
+    register_tool(two)
+    register_tool(one)
+    assert live_of(one) is not live_of(two)
+    assert shared.config_list[0].extra_body in (None, {})
 
 
 def test_without_attach_a_tool_that_is_registered_later_loses_the_client():

@@ -11,7 +11,15 @@ from weakref import WeakValueDictionary
 from agent_finetune.contracts import Generation, Request, Result, Settings
 from agent_finetune.errors import ConfigError
 from agent_finetune.readers.chat import as_tools
-from autogen_finetune.config import GENERATION_KEYS, NESTED, ClientConfig, read_config, read_options
+from autogen_finetune.config import (
+    GENERATION_KEYS,
+    LIVE_KEYS,
+    MODEL_KEYS,
+    NESTED,
+    ClientConfig,
+    read_config,
+    read_options,
+)
 from autogen_finetune.oai import to_messages
 from autogen_finetune.responses import Asked, HFResponse, Usage, choice_of
 from autogen_finetune.threads import Agent, learn_from
@@ -29,6 +37,8 @@ HOST_KEYS = (
     "hide_tools",
 )
 """Keys of a config entry that AutoGen writes or reads itself."""
+KNOWN = frozenset({*HOST_KEYS, *MODEL_KEYS, *LIVE_KEYS, *GENERATION_KEYS, *NESTED, "prompt"})
+"""Keys that a call may have; those of its entry are among them."""
 SPEAKS_AS = "speaks_as"
 """Key by which `registration.attach` marks an agent's entries, so that a client that AutoGen
 makes again goes on as the one before."""
@@ -111,6 +121,7 @@ class HFModelClient:
                 `tool_choice`, `response_format`, `n` and the options of GENERATION_KEYS.
 
         Raises:
+            ConfigError: An option is not known or has no legal value.
             FinetuneError: The model cannot be had, or the conversation not be answered.
         """
         return self._answer(self._asked(params))
@@ -163,6 +174,10 @@ class HFModelClient:
         raise TypeError("HFModelClient has a live model behind it and cannot be pickled")
 
     def _asked(self, params: Mapping[str, Any]) -> Asked:
+        for key in sorted(params.keys() - KNOWN - self.written.keys()):
+            if params[key] is not None:
+                known = ", ".join(sorted(GENERATION_KEYS))
+                raise ConfigError(f"create: no option {key!r} is known; legal are {known}")
         tools = as_tools(params.get("tools"))
         functions = () if tools else as_tools(params.get("functions"))
         changed = {
