@@ -72,6 +72,25 @@ def test_a_roll_back_brings_the_answers_of_before(live):
     assert answer(taught).revision == first
 
 
+def test_the_first_update_of_an_agent_without_an_adapter_is_rolled_back_to_the_base(live):
+    taught = live()
+    before, revision = answer(taught), taught.revision
+    update = taught.update(PAIRS, config=QUICK)
+    assert answer(taught).revision == update.report.revision
+    assert taught.roll_back() is None
+    assert (taught.revision, taught.adapter) == (revision, None)
+    assert answer(taught).message == before.message
+    with pytest.raises(ConfigError):
+        taught.roll_back()
+
+
+def test_an_adapter_with_a_name_has_nothing_before_its_first_version(live):
+    taught = live(adapter="helper")
+    taught.update(PAIRS, config=QUICK)
+    with pytest.raises(ConfigError, match="none was before it"):
+        taught.roll_back()
+
+
 def test_learning_goes_on_from_the_adapter_an_agent_begins_with(live, model, tmp_path):
     begun = make_adapter(model, tmp_path / "begun", seed=1)
     taught = live(begins_with=begun)

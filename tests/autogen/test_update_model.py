@@ -312,6 +312,16 @@ def test_a_summary_from_which_terminate_was_taken_is_the_answer_that_had_it():
     assert learning.preferences[0].rejected == live.log()[0].result.message
 
 
+def test_a_summary_that_was_said_twice_is_the_last_answer():
+    live, agent = scripted_agent("Four.")
+    peer, result = chat(agent, max_turns=None)  # as in 2024: nothing is said, and Four again
+    assert [m["content"] for m in agent.chat_messages[peer]] == ["2+2=", "Four.", "", "Four."]
+    thread = thread_of(live, agent, peer)
+    items = thread.placed([(BETTER, result.summary)], "preference_data")
+    learning = live._learning(items, "", thread.messages, thread.tools, None)
+    assert len(learning.preferences[0].prompt) == 4
+
+
 def test_what_is_in_no_log_is_reconstructed_as_the_log_would_have_it():
     live, agent = scripted_agent(called("Paris"), "It rains.")
     agent.update_tool_signature(TOOL, is_remove=False)

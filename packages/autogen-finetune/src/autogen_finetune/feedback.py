@@ -89,11 +89,11 @@ def live_model(agent: Any) -> LiveModel:
         return agent
     if isinstance(agent, Agent):
         return _of_classic(agent)
-    client = agent
-    if isinstance(agent, _Chat):
-        client = agent._model_client
-    elif isinstance(agent, _Configured):
+    client = agent._model_client if isinstance(agent, _Chat) else agent
+    if isinstance(agent, _Configured):
         client = agent.config
+        if isinstance(client, _PerAgent):
+            return client.live_of(agent)
     if isinstance(client, _Live) and isinstance(client.live, LiveModel):
         return client.live
     what = f"{type(agent).__name__} {agent.name!r}" if isinstance(agent, _Named) else f"{agent!r}"
@@ -215,3 +215,10 @@ class _Configured(Protocol):
     """`Agent` of AG2 1.x."""
 
     config: Any
+
+
+@runtime_checkable
+class _PerAgent(Protocol):
+    """`HFConfig`, which many agents may have."""
+
+    def live_of(self, agent: object) -> LiveModel: ...

@@ -19,7 +19,7 @@ from agent_finetune import plugins
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import Engine, EngineConfig, Exchange, Generation, Request, Settings
 from agent_finetune.engine.local import LocalEngine
-from agent_finetune.errors import DataError
+from agent_finetune.errors import ConfigError, DataError
 from agent_finetune.feedback import align, read_feedback
 from agent_finetune.models.adapter_folders import digest, with_base
 from agent_finetune.recordings import Recordings
@@ -113,6 +113,7 @@ class LiveModel:
         self._said: deque[str] = deque(maxlen=256)
         self._judged: dict[str, tuple[Mapping[str, Any], Exchange]] = {}
         self._attached: str | None = None
+        self._fresh: str | None = None
         self._lock = threading.Lock()
 
     @property
@@ -232,7 +233,7 @@ class LiveModel:
         learning = self._learning(preference_data, "preference_data", thread, tools, threshold)
         if trusted is not None:
             held_out = self._learning(trusted, "trusted", thread, tools, threshold)
-        name = self.name or fresh_name(speaker)
+        name, fresh = self.name or fresh_name(speaker), self.name is None
         self._adopt(name)
         report = self.engine.update(
             name,
@@ -245,17 +246,27 @@ class LiveModel:
         if report.accepted:
             with self._lock:
                 self.name = self._attached = name
+                self._fresh = name if fresh else self._fresh
             for item in preference_data:
                 self._judged.pop(str(item.get("id")) if isinstance(item, Mapping) else "", None)
         return Update(report=report, learning=learning, adapter=self.adapter)
 
-    def roll_back(self) -> int:
+    def roll_back(self) -> int | None:
         """Speak with the version that spoke before; answers the number of it.
 
+        An agent that got its adapter with its first update has spoken without one before: None.
+
         Raises:
-            ConfigError: There is none.
+            ConfigError: Nothing spoke before.
         """
-        return Versions(self.store, self.name or "").rollback()
+        with self._lock:
+            try:
+                return Versions(self.store, self.name or "").rollback()
+            except ConfigError:
+                if self.name is None or self.name != self._fresh:
+                    raise
+                self.name = self._attached = None
+                return None
 
     def close(self) -> None:
         """Give up the hold on the weights."""

@@ -53,7 +53,10 @@ class Thread:
     """For each message of the host's, the index here of its last turn."""
 
     def placed(self, items: Sequence[Any], what: str) -> Sequence[Any]:
-        """Feedback whose `turn` is an index of the host's messages, with indices of `messages`.
+        """Feedback as it is about `messages`: turns with their indices here.
+
+        A pair by its words alone, of which the rejected ones were said several times, is about the
+        last time: AutoGen's summary of a chat is its last message.
 
         Raises:
             DataError: The host has no such message.
@@ -63,6 +66,10 @@ class Thread:
         return [self._placed(item, f"{what}[{index}]") for index, item in enumerate(items)]
 
     def _placed(self, item: Any, what: str) -> Any:
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+            again = self._again(item[1])
+            pair = {"chosen": item[0], "rejected": item[1], "turn": again}
+            return item if again is None else pair
         turn = item.get("turn") if isinstance(item, Mapping) else None
         if turn is None or isinstance(turn, bool) or not isinstance(turn, int):
             return item
@@ -70,6 +77,13 @@ class Thread:
         if not -count <= turn < count:
             raise DataError(f"{what}: turn is {turn}; {WHAT} has {count} messages")
         return {**item, "turn": self.places[turn]}
+
+    def _again(self, text: str) -> int | None:
+        """The last turn that said this, if several did."""
+        wanted = _key(Message(role="assistant", text=text))
+        turns = enumerate(self.messages)
+        said = [index for index, turn in turns if turn.trained and _key(turn) == wanted]
+        return said[-1] if len(said) > 1 else None
 
 
 def read_thread(
