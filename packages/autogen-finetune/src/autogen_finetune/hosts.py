@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -26,6 +27,11 @@ class Host:
     tested: dict[str, SpecifierSet]
     """Distributions that bring the module, and the versions that our tests run on or between."""
     install: str
+
+    def is_tested(self, distribution: str, version: str) -> bool:
+        """Whether our tests run on this version, or on versions around it."""
+        versions = self.tested.get(distribution)
+        return versions is not None and version in versions
 
 
 HOSTS = {
@@ -59,13 +65,20 @@ HOSTS = {
 }
 
 
+def location_of(module: str) -> Path | None:
+    """The folder that a top-level package would be imported from, or None where there is none.
+
+    A folder without code, as an uninstall may leave it behind, is none.
+    """
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
+
+
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be imported; a folder that an uninstall left behind cannot."""
-    try:
-        spec = find_spec(module)
-    except ValueError:  # somebody put a module without a spec into sys.modules
-        return True
-    return spec is not None and spec.origin is not None
+    """Whether a top-level package can be imported."""
+    return location_of(module) is not None
 
 
 def installed_version(distribution: str) -> Version | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agent_finetune import hookimpl
-from agent_finetune.contracts import Reading, Source
+from agent_finetune.contracts import Command, Engine, Reading, Source
 
 
 @hookimpl
 def finetune_read_examples(source: Source, format: str) -> Reading | None:
-    """Read saved AutoGen threads, by the name `autogen` or where only AutoGen writes so."""
+    """Read saved conversations, by the name `autogen` or where only AutoGen writes so."""
     from agent_finetune.readers import convert
     from autogen_finetune import records
 
@@ -16,3 +18,20 @@ def finetune_read_examples(source: Source, format: str) -> Reading | None:
         threads = records.threads(source.rows)
         return Reading(format=records.FORMAT, items=convert(threads, records.read_thread))
     return None
+
+
+@hookimpl
+def finetune_connect_host(host: str, agent: object, engine: Engine) -> object | None:
+    """Let a live agent speak through an engine; answer its new client, or its config in AG2 1.x."""
+    from autogen_finetune import connecting
+
+    connect = connecting.HOSTS.get(host)
+    return None if connect is None else connect(agent, engine)
+
+
+@hookimpl
+def finetune_add_commands() -> Sequence[Command]:
+    """The command `doctor`."""
+    from autogen_finetune import doctor
+
+    return [Command(name="doctor", help=doctor.HELP, run=doctor.main)]

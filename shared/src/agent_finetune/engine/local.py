@@ -51,6 +51,11 @@ class LocalEngine:
         self._pending: list[tuple[LiveGeneration, Request]] = []
         self._generations: weakref.WeakSet[LiveGeneration] = weakref.WeakSet()
 
+    @property
+    def config(self) -> EngineConfig:
+        """What is served; known before anything is loaded."""
+        return self._config
+
     def generate(self, request: Request) -> Result:
         """See `contracts.Engine`."""
         return self.stream(request).result()

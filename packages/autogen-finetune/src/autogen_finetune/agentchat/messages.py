@@ -17,7 +17,7 @@ from autogen_core.models import (
 )
 
 from agent_finetune.errors import DataError
-from autogen_finetune.agentchat.results import split_thought
+from autogen_finetune.thoughts import split_thought
 
 if TYPE_CHECKING:
     from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage

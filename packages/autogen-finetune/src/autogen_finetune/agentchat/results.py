@@ -12,7 +12,7 @@ from autogen_core import FunctionCall
 from autogen_core.models import CreateResult, RequestUsage
 
 from agent_finetune.contracts import FinishReason, Result
-from agent_finetune.records import Message
+from autogen_finetune.thoughts import join_thought
 
 if TYPE_CHECKING:
     from autogen_core.models._types import FinishReasons
@@ -23,7 +23,6 @@ FINISH: Mapping[FinishReason, FinishReasons] = {
     "tool_calls": "function_calls",
 }
 _NAME = re.compile(r'"name"\s*:\s*"([^"]+)"')
-_THOUGHT = re.compile(r"<think>\n(.*?)\n</think>(?:\n\n(.*))?", re.DOTALL)
 
 
 def to_create_result(
@@ -46,7 +45,7 @@ def to_create_result(
         content=calls or message.text,
         usage=usage,
         cached=False,
-        thought=_thought_beside_calls(message) if calls else message.thinking or None,
+        thought=join_thought(message.thinking, message.text) if calls else message.thinking or None,
     )
 
 
@@ -77,17 +76,3 @@ def _broken(raw: str, names: Sequence[str]) -> FunctionCall:
     except ValueError:
         return FunctionCall(id=_new_id(), name=name, arguments=raw)
     return FunctionCall(id=_new_id(), name=name, arguments=f"not a call: {raw}")
-
-
-def _thought_beside_calls(message: Message) -> str | None:
-    """Words beside calls are a thought to AutoGen; thinking is told from them by its markup."""
-    if not message.thinking:
-        return message.text or None
-    thinking = f"<think>\n{message.thinking}\n</think>"
-    return f"{thinking}\n\n{message.text}" if message.text else thinking
-
-
-def split_thought(thought: str | None) -> tuple[str | None, str]:
-    """Thinking and words that an answer with calls had, of its thought."""
-    found = _THOUGHT.fullmatch(thought or "")
-    return (found.group(1), found.group(2) or "") if found else (None, thought or "")
