@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from autogen_hosts import QUIET, agentchat, classic
+from autogen_hosts import QUIET, ag2, agentchat, classic
 from classic_agents import SCRIPT, assistant, scripted, tiny, user
 from live_engines import ask, close_all, config_of
 from talkative import save_talkative_model
@@ -16,7 +16,7 @@ from agent_finetune.contracts import Settings
 from agent_finetune.errors import ConfigError, DataError
 from agent_finetune.recordings import Recordings
 from agent_finetune.update.gate import GateConfig
-from autogen_finetune.feedback import correct, learn, thumbs_down, thumbs_up
+from autogen_finetune.feedback import correct, learn, live_model, thumbs_down, thumbs_up
 from autogen_finetune.live import LiveModel
 from autogen_finetune.registration import attach
 from autogen_finetune.update_model import update_model
@@ -70,6 +70,14 @@ def test_of_two_agents_that_share_a_model_each_is_judged_for_its_own():
         chat(agent)
     assert answers(live)[thumbs_up(two)["id"]] == "I am two."
     assert answers(live)[thumbs_up(one)["id"]] == "I am one again."
+
+
+def test_a_client_is_judged_as_the_agent_is_that_speaks_through_it():
+    live = scripted("I am one.")
+    agent = agent_on(live)
+    chat(agent)
+    (client,) = agent.client._clients
+    assert thumbs_up(client) == thumbs_up(agent)
 
 
 def test_what_was_said_outside_of_chats_is_judged_where_only_that_can_be_meant():
@@ -206,3 +214,24 @@ def test_agents_of_agentchat_that_share_a_client_are_judged_for_their_own():
     assert answers(live)[thumbs_up(one)["id"]] == "I am one."
     assert answers(live)[thumbs_down(two)["id"]] == "I am two."
     assert len(waiting(live)) == 2
+
+
+# AG2 1.x.
+
+
+def test_agents_of_ag2_that_share_a_config_are_judged_for_their_own():
+    ag2()
+    from ag2 import Agent
+
+    from autogen_finetune.ag2 import HFConfig
+
+    live = scripted("I am one.", "I am two.")
+    config = HFConfig(model="script", live=live)
+    one, two = (Agent(name, f"You are {name}.", config=config) for name in ("one", "two"))
+    for agent in (one, two):
+        asyncio.run(agent.ask("Hello"))
+    assert answers(live)[thumbs_up(one)["id"]] == "I am one."
+    assert answers(live)[thumbs_up(two)["id"]] == "I am two."
+    separate = HFConfig(model="script")
+    one, two = (Agent(name, config=separate) for name in ("one", "two"))
+    assert live_model(one) is live_model(one) is not live_model(two)

@@ -150,6 +150,8 @@ def test_whom_an_agent_never_spoke_with_is_refused_and_gets_no_thread():
     with pytest.raises(ValueError, match="no conversation with 'stranger'; it spoke with 'user'"):
         update_model(agent, [], stranger)
     assert stranger not in agent.chat_messages
+    with pytest.raises(ValueError, match="no conversation with 'user'"):
+        update_model(agent, [], "user")
 
 
 def test_a_conversation_that_was_cleared_is_refused():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from autogen_finetune.ag2 import HFConfig
     from autogen_finetune.agentchat import HFChatCompletionClient
-    from autogen_finetune.feedback import correct, thumbs_down, thumbs_up
+    from autogen_finetune.feedback import correct, learn, thumbs_down, thumbs_up
     from autogen_finetune.hf_client import HFModelClient
     from autogen_finetune.registration import (
         attach,
@@ -37,6 +37,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "correct": ("feedback", None),
     "disable_auto_registration": ("registration", "autogen"),
     "enable_auto_registration": ("registration", "autogen"),
+    "learn": ("feedback", None),
     "llm_config": ("registration", "autogen"),
     "thumbs_down": ("feedback", None),
     "thumbs_up": ("feedback", None),
@@ -54,6 +55,7 @@ __all__ = [
     "correct",
     "disable_auto_registration",
     "enable_auto_registration",
+    "learn",
     "llm_config",
     "thumbs_down",
     "thumbs_up",

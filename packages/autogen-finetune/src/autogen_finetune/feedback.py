@@ -130,7 +130,7 @@ def _meant(agent: Any, words: str | None) -> Exchange:
         return _last_of_classic(agent, _prompted(log, [agent.system_message]))
     if isinstance(agent, _Chat):
         return _last_of_chat(agent, log)
-    return log[-1]
+    return _last_of_ag2(agent, log) if isinstance(agent, _Configured) else log[-1]
 
 
 def _last_of_classic(agent: Agent, log: Sequence[Exchange]) -> Exchange:
@@ -156,6 +156,14 @@ def _last_of_chat(agent: _Chat, log: Sequence[Exchange]) -> Exchange:
     told = [m.content for m in agent._system_messages if isinstance(m, SystemMessage)]
     log = _prompted(log, told)
     return newest(log, _in_context(agent)) or log[-1]
+
+
+def _last_of_ag2(agent: _Configured, log: Sequence[Exchange]) -> Exchange:
+    """The last answer under the agent's prompts, for many agents may learn into one adapter."""
+    asked = ["\n".join(m.text for m in e.request.messages if m.role == "system") for e in log]
+    told = agent.system_prompt
+    own = [e for e, system in zip(log, asked, strict=True) if all(each in system for each in told)]
+    return (own or log)[-1]
 
 
 def _in_context(agent: _Chat) -> Iterator[Message]:
@@ -215,6 +223,9 @@ class _Configured(Protocol):
     """`Agent` of AG2 1.x."""
 
     config: Any
+
+    @property
+    def system_prompt(self) -> Sequence[str]: ...
 
 
 @runtime_checkable

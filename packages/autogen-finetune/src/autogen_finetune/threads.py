@@ -31,7 +31,7 @@ class Agent(Protocol):
     client: Any
     """An `OpenAIWrapper`, or None."""
     hook_lists: Mapping[str, Sequence[Any]]
-    _default_auto_reply: str | Mapping[str, Any]
+    _default_auto_reply: str | Mapping[str, Any] | None
     _human_input: Sequence[str]
     """What people typed in the agent's name."""
 
@@ -217,7 +217,7 @@ def _of_others(turns: Sequence[_Turn], index: int, agent: Agent) -> bool:
     if message.tool_calls:
         return _of_peer(turns, index, agent.name)
     default = agent._default_auto_reply
-    reply = default if isinstance(default, str) else str(default.get("content") or "")
+    reply = str((default.get("content") if isinstance(default, Mapping) else default) or "")
     typed = (clean(each, IGNORED) for each in (reply, *agent._human_input))
     return (message.name or agent.name) != agent.name or clean(message.text, IGNORED) in typed
 

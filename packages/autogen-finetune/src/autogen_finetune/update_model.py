@@ -52,7 +52,8 @@ def update_model(
 ) -> dict[str, Any]:
     """Let the model behind an agent learn from feedback on a conversation.
 
-    AutoGen clears a conversation when the next one of the same two begins: update before that.
+    AutoGen clears a conversation when the next one of the same two begins: update before that. It
+    blocks until the model has learned; on an event loop call it by `asyncio.to_thread`.
 
     Args:
         update_agent: The agent whose model learns; it has one client, which can learn.
@@ -77,8 +78,8 @@ def update_model(
     if not thread:
         peers = ", ".join(repr(peer.name) for peer in update_agent.chat_messages) or "nobody"
         raise ValueError(
-            f"agent {update_agent.name!r} has no conversation with {other_agent.name!r}; it spoke "
-            f"with {peers}"
+            f"agent {update_agent.name!r} has no conversation with "
+            f"{getattr(other_agent, 'name', other_agent)!r}; it spoke with {peers}"
         )
     messages = [dict(message) for message in thread]
     client = _client(update_agent)
