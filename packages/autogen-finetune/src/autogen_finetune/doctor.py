@@ -101,8 +101,9 @@ def main(arguments: Sequence[str]) -> int:
     """Print the report; 0 where all is fine, 1 where something is to be done."""
     parser = argparse.ArgumentParser(prog="agent-finetune doctor", description=HELP)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    as_json = parser.parse_args(arguments).json
     report = examine()
-    if parser.parse_args(arguments).json:
+    if as_json:
         print(json.dumps({"fine": report.fine, **asdict(report)}, indent=2))
     else:
         print(as_text(report))
