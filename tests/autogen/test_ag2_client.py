@@ -3,15 +3,16 @@
 import asyncio
 import gc
 import json
-import threading
+import time
 
 import pytest
 from ag2_agents import CALL, agent_of, ask, asked, events, get_weather, scripted, tool
 from autogen_hosts import QUIET, host
+from live_engines import close_all
 from pydantic import BaseModel, ValidationError
+from talkative import save_talkative_model
 
 from agent_finetune.errors import ConfigError, EngineError
-from agent_finetune.testing import save_tiny_model
 from autogen_finetune.ag2 import HFConfig
 from autogen_finetune.ag2.messages import to_dicts
 
@@ -241,40 +242,6 @@ def test_calls_that_a_client_makes_are_not_shown_twice():
     assert [item["role"] for item in dicts] == ["user", "assistant", "tool"]
 
 
-def test_cancelling_an_ask_stops_the_engine():
-    """The engine's generation is cancelled, not only the wait for it."""
-    config, begun = scripted("x"), threading.Event()
-    engine, live = config.live.engine, config.live
-
-    class Endless:
-        id = "g1"
-        cancelled = False
-
-        def __aiter__(self):
-            return self
-
-        async def __anext__(self):
-            begun.set()
-            await asyncio.sleep(60)
-
-        def cancel(self):
-            self.cancelled = True
-
-    generation = Endless()
-    engine.stream = lambda request: generation
-
-    async def main():
-        task = asyncio.create_task(agent_of(config).ask("Hello"))
-        await asyncio.to_thread(begun.wait, 10)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
-    assert generation.cancelled
-    assert live.engine is engine
-
-
 def test_making_a_client_loads_nothing(tmp_path):
     config = HFConfig(tmp_path / "nowhere", adapter="helper", store=tmp_path)
     config.create()
@@ -321,7 +288,8 @@ def test_an_agent_that_is_gone_leaves_nothing_behind(tmp_path):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
+    yield save_talkative_model(tmp_path_factory.mktemp("model"))
+    close_all()
 
 
 def test_a_real_model_answers_and_is_held_to_a_schema(model):
@@ -331,3 +299,28 @@ def test_a_real_model_answers_and_is_held_to_a_schema(model):
     assert isinstance(json.loads(reply.body)["data"], bool)
     (exchange,) = config.live_of(agent).log()
     assert exchange.result.id == reply.response.response_id
+
+
+def test_cancelling_an_ask_stops_the_engine(model):
+    config = HFConfig(model, device="cpu", dtype="float32")
+    agent, stream = agent_of(config), host("ag2.stream").MemoryStream()
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def hear(event: events.ModelMessageChunk) -> None:
+            begun.set()
+
+        stream.where(events.ModelMessageChunk).subscribe(hear)
+        task = asyncio.create_task(agent.ask("Hello", stream=stream))
+        await asyncio.wait_for(begun.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    log, until = [], time.monotonic() + 20
+    while not log and time.monotonic() < until:
+        time.sleep(0.01)
+        log = config.live_of(agent).log()
+    assert log[0].result.finish == "cancelled"

@@ -8,7 +8,7 @@ from ag2_agents import CALL, agent_of, events, get_weather, scripted
 from autogen_hosts import QUIET, host
 
 from agent_finetune.errors import DataError
-from agent_finetune.feedback import Pair, Reward, Thumb, read_feedback
+from agent_finetune.feedback import Pair, Reward, Thumb, align, read_feedback
 from autogen_finetune.ag2.labels import human_pairs, pairs, scored, traces_of
 
 evals = host("ag2.eval")
@@ -200,7 +200,9 @@ def test_a_run_that_failed_is_not_judged():
 
 
 def test_a_scored_answer_after_tool_calls_is_found_by_its_words():
-    agent = agent_of(scripted(CALL, "Sunny."), tools=[get_weather])
-    assert scored(run(agent, "p"), key="short", system="Be kind.") == [
-        {"completion": "Sunny.", "label": True}
-    ]
+    config = scripted(CALL, "Sunny.")
+    result = run(agent_of(config, tools=[get_weather]), "p")
+    items = scored(result, key="short", system="Be kind.")
+    assert items == [{"completion": "Sunny.", "label": True}]
+    (verdict,) = align(read_feedback(items), config.live.log()).verdicts
+    assert [turn.role for turn in verdict.prompt] == ["system", "user", "assistant", "tool"]
