@@ -5,6 +5,7 @@ Imported before anything of AutoGen, it skips the test file where AutoGen 0.4+ i
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scripted_engine import Cut as Cut
 
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import Settings
+from agent_finetune.versions import Versions
 from autogen_finetune.live import LiveModel
 
 agentchat()
@@ -46,6 +48,14 @@ def open_client(folder: Path, **options) -> HFChatCompletionClient:
     """A client on a folder's tiny model; an answer has 12 tokens at most."""
     held = {"device": "cpu", "dtype": "float32", "max_tokens": 12, "settings": Settings()}
     return HFChatCompletionClient(str(folder), **{**held, **options})
+
+
+def learned(client: HFChatCompletionClient, adapter: Path) -> None:
+    """Leave in a client's store what an accepted update leaves there."""
+    versions = Versions(client.live.store, client.live.name or "")
+    with versions.begin() as staging:
+        shutil.copytree(adapter, staging / "adapter")
+        versions.use(versions.commit(staging, {}))
 
 
 def freed(client: HFChatCompletionClient, seconds: float = 20.0) -> str | None:
