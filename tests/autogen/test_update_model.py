@@ -1,6 +1,8 @@
 """`update_model`, as the 2024 tool had it, on each classic AutoGen; and what our client adds."""
 
 import copy
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -169,6 +171,16 @@ def test_the_messages_are_a_copy_that_stays_as_it_is():
     chat(agent, peer=peer, clear_history=False)
     assert len(agent.chat_messages[peer]) == 4
     assert len(told["inference_messages"]) == 2
+
+
+def test_no_host_and_no_torch_is_needed_to_import_it():
+    hosts = ("autogen", "autogen_core", "autogen_agentchat", "ag2", "torch")
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({hosts}))\n"
+        "from autogen_finetune.update_model import update_model\n"
+        "from autogen_finetune.feedback import correct\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # What our client is told beyond that.
