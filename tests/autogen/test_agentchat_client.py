@@ -161,9 +161,7 @@ def test_several_calls_have_different_ids_that_mistral_takes_too():
     assert all(len(each) == 9 and each.isalnum() for each in ids)
 
 
-@pytest.mark.parametrize(
-    "raw", [calling("get_weather", '{"city": "Par'), calling("get_weather", "7")]
-)
+@pytest.mark.parametrize("arguments", ['{"city": "Par', "7"])
 def test_a_call_that_does_not_parse_is_one_that_no_host_can_make(arguments):
     result = create(scripted(calling("get_weather", arguments)), tools=[WEATHER])
     assert result.finish_reason == "function_calls"
