@@ -19,7 +19,10 @@ PLUGINS = sorted(ROOT.glob("packages/*/pyproject.toml"))
 MEMBERS = ("shared", *(f"packages/{path.parent.name}" for path in PLUGINS))
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
 ALL_EXTRAS = "[gguf,quantization]"
-TEST_TOOLS = ("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis", "pydantic")
+TEST_TOOLS = (
+    *("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis", "pydantic"),
+    *("autogen-ext", "textual"),  # a host's own test client, and its terminal interface
+)
 HOST_EXTRAS = {
     "packages/agentscope-finetune": "[service]",
     "packages/autogen-finetune": "[classic,agentchat]",

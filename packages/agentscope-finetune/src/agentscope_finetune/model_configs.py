@@ -13,14 +13,13 @@ from agent_finetune.contracts import Settings
 from agent_finetune.errors import ConfigError, FinetuneError
 from agent_finetune.readers.strictjson import decoder, why
 from agentscope_finetune.fine_tune_config import FineTuneConfig, read_fine_tune_config
+from agentscope_finetune.parameters import REPLY_LENGTH
 from agentscope_finetune.values2024 import device, mapping, text, unknown, whole, wrong
 
 if TYPE_CHECKING:
     from agentscope_finetune.model import TransformersChatModel
 
 MODEL_TYPE = "huggingface"
-MAX_LENGTH = 512
-"""Most tokens of a reply where an entry does not say; as in 2024."""
 _KEYS = (
     "model_type",
     "config_name",
@@ -200,7 +199,7 @@ def _entry(given: Mapping[str, Any]) -> ModelEntry:
         local=names.get("local_model_path"),
         device=device("device", said.get("device", "auto")),
         max_new_tokens=whole(least=1)(
-            "max_length", said.get("max_length", asked.max_new_tokens or MAX_LENGTH)
+            "max_length", said.get("max_length", asked.max_new_tokens or REPLY_LENGTH)
         ),
         data_path=text("data_path", said["data_path"]) if "data_path" in said else None,
         output_dir=text("output_dir", said["output_dir"]) if "output_dir" in said else None,

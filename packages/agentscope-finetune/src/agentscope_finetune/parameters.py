@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+REPLY_LENGTH = 512
+"""Most tokens of a reply where an agent makes its own model and nobody says; as in 2024. A small
+model may never stop, and on a CPU its whole context takes minutes."""
+
 
 class GenerationParameters(BaseModel):
     """How to generate, in the names that other providers use."""

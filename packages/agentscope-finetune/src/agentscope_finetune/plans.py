@@ -18,6 +18,7 @@ from agent_finetune.readers import open_source
 from agentscope_finetune import runs
 from agentscope_finetune.example2024 import FineTuneConfig
 from agentscope_finetune.model import TransformersChatModel
+from agentscope_finetune.parameters import REPLY_LENGTH
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -120,8 +121,9 @@ def trained(served: ModelConfig, asked: FineTuneConfig, notes: list[str]) -> Mod
 
 
 def make_model(config: ModelConfig, *, settings: Settings | None = None) -> TransformersChatModel:
-    """A chat model on what a config names; nothing is loaded."""
+    """A chat model on what a config names, whose replies end; nothing is loaded."""
     return TransformersChatModel(
+        parameters=TransformersChatModel.Parameters(max_tokens=REPLY_LENGTH),
         model=config.model,
         adapter=config.adapter,
         revision=config.revision,

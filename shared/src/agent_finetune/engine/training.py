@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent_finetune import readers
 from agent_finetune.config import RunConfig
 from agent_finetune.contracts import Settings, TrainResult
 from agent_finetune.engine import process
 from agent_finetune.engine.served import Served
 from agent_finetune.engine.worker import Worker
+from agent_finetune.errors import DataError, RenderError
 from agent_finetune.models import hardware
 from agent_finetune.models.adapter_folders import read_config, with_base
+from agent_finetune.records import Example
 from agent_finetune.train import folder, handed
 from agent_finetune.update import fits
 
 Progress = Callable[[Mapping[str, Any]], None]
 
-_LONG_ROW = 4096
-"""Tokens of the longest row to make room for where max_length is not set: today's contexts are far
-longer than what people train on, and would send every model away."""
+_LONG_ANSWER = 4096
+"""Tokens of a judged answer with its prompt, to make room for where max_length is not set."""
 
 
 def train(
@@ -39,7 +43,7 @@ def train(
 ) -> TrainResult:
     """See `LocalEngine.train`."""
     folder.check(Path(config.out), resume=config.train.resume)  # before anything is moved
-    room = worker.call(lambda served: _room(served, config))
+    room = _room(worker, config, settings)
     told = _Told(Path(config.out) / folder.HISTORY, on_progress, report)
     with tempfile.TemporaryDirectory(prefix="agent-finetune-") as name:
         place = Path(name)
@@ -58,17 +62,46 @@ def train(
         return handed.result(place)
 
 
-def _room(served: Served, config: RunConfig) -> fits.Room:
+def _room(worker: Worker, config: RunConfig, settings: Settings) -> fits.Room:
     """Whether a copy of the model fits beside it, with what its training takes."""
-    model = served.loaded.model
-    longest = config.data.max_length or min(served.info().context, _LONG_ROW)
-    answers = 1 if config.train.objective == "sft" else 2
-    return fits.estimate(
-        model,
-        trained=_trained(model, config),
-        tokens=answers * config.train.batch_size * longest,
-        device=hardware.pick_device(config.model.device),
-    )
+    tokens = _largest_batch(worker, config, settings)
+
+    def estimate(served: Served) -> fits.Room:
+        model = served.loaded.model
+        return fits.estimate(
+            model,
+            trained=_trained(model, config),
+            tokens=tokens,
+            device=hardware.pick_device(config.model.device),
+        )
+
+    return worker.call(estimate)
+
+
+def _largest_batch(worker: Worker, config: RunConfig, settings: Settings) -> int:
+    """Tokens of the longest rows there are, rendered by the tokenizer that serves."""
+    rows = config.train.batch_size
+    limit = config.data.max_length or worker.call(lambda served: served.info().context)
+    if config.train.objective != "sft":
+        return 2 * rows * min(limit, _LONG_ANSWER)
+    examples = readers.read_configured(config.data, settings, name=config.data.data).examples
+    lengths: list[int] = []
+    for example in heapq.nlargest(rows, examples, key=_characters):
+        try:
+            steps = worker.call(partial(_steps, example=example))
+        except (RenderError, DataError):  # whether that matters is for the run to say
+            steps = [_characters(example)]
+        lengths += (min(length, limit) for length in steps)
+    return sum(heapq.nlargest(rows, lengths))
+
+
+def _steps(served: Served, example: Example) -> list[int]:
+    return [row.length for row in served.base.renderer.rows(example)]
+
+
+def _characters(example: Example) -> int:
+    said = sum(len(turn.text) + len(str(turn.tool_calls)) for turn in example.messages)
+    return said + sum(len(str(tool)) for tool in example.tools)
 
 
 def _trained(model: Any, config: RunConfig) -> int:
