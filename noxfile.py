@@ -21,11 +21,12 @@ PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "
 ALL_EXTRAS = "[gguf,quantization]"
 TEST_TOOLS = (
     *("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis", "pydantic"),
-    *("autogen-ext", "textual"),  # a host's own test client, and its terminal interface
+    # What hosts have beside what they require: a terminal interface, a cache on disk.
+    *("textual", "diskcache"),
 )
 HOST_EXTRAS = {
     "packages/agentscope-finetune": "[service]",
-    "packages/autogen-finetune": "[classic,agentchat]",
+    "packages/autogen-finetune": "[classic,agentchat,cache]",
 }
 
 
