@@ -71,6 +71,7 @@ OVERLAYS = {
             "pyautogen==0.9.0",
             "ag2==1.2.1",
             "asyncer==0.0.8",
+            "fast-depends==3.0.9",
             "diskcache==5.6.3",
             "docker==7.2.0",
             "tiktoken==0.14.0",

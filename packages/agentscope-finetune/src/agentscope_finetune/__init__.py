@@ -21,17 +21,18 @@ if TYPE_CHECKING:
         TransformersMultiAgentFormatter,
     )
     from agentscope_finetune.model import TransformersChatModel
+    from agentscope_finetune.plans import FineTuneResult
     from agentscope_finetune.policy import allow_models
     from agentscope_finetune.recorder import ConversationRecorder, RecordingChatModel
     from agentscope_finetune.service import service_options
-    from agentscope_finetune.tuning import FineTuner, FineTuneResult
+    from agentscope_finetune.tuning import FineTuner
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ConversationRecorder": "recorder",
     "FineTuneAgent": "agent",
-    "FineTuneResult": "tuning",
+    "FineTuneResult": "plans",
     "FineTuner": "tuning",
     "FinetuneDialogAgent": "agent",
     "Finetune_DialogAgent": "agent",

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "autogen_finetune.ag2 needs AG2 1.x, which is not installed: "
-        "pip install 'autogen-finetune[ag2]'"
+        "pip install 'ag2>=1.2,<2'"
     ) from error
 
 from autogen_finetune.ag2.client import HFClient

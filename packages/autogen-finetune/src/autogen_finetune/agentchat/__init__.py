@@ -8,7 +8,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "autogen_finetune.agentchat needs AutoGen 0.4 or later, which is not installed: "
-        "pip install 'autogen-finetune[agentchat]'"
+        "pip install 'autogen-agentchat>=0.7,<0.8'"
     ) from error
 
 from autogen_finetune.agentchat.client import HFChatCompletionClient, HFClientConfig
