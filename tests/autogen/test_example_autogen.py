@@ -1,11 +1,11 @@
-"""The example for classic AutoGen runs as a user would run it, on a tiny model."""
+"""The examples for AutoGen run as a user would run them, on a tiny model."""
 
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
-from autogen_hosts import QUIET, classic
+from autogen_hosts import QUIET, agentchat, classic
 from live_engines import close_all
 from talkative import save_talkative_model
 from updating_host import QUICK
@@ -13,12 +13,13 @@ from updating_host import QUICK
 FOLDER = Path(__file__).parents[2] / "examples" / "autogen_update_model"
 
 classic()
+agentchat()
 pytestmark = QUIET
 
 
-@pytest.fixture(scope="module")
-def example():
-    path = FOLDER / "autogen_update_model.py"
+@pytest.fixture(scope="module", params=["autogen_update_model", "agentchat_update_model"])
+def example(request):
+    path = FOLDER / f"{request.param}.py"
     spec = importlib.util.spec_from_file_location("autogen_example", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -14,8 +14,7 @@ try:
     import ag2 as _host  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "autogen_finetune.ag2 needs AG2 1.x, which is not installed: "
-        "pip install 'ag2>=1.2,<2'"
+        "autogen_finetune.ag2 needs AG2 1.x, which is not installed: pip install 'ag2>=1.2,<2'"
     ) from error
 
 from autogen_finetune.ag2.client import HFClient
