@@ -2,7 +2,6 @@ import asyncio
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from agentscope.message import UserMsg
@@ -302,8 +301,12 @@ def test_the_script_measures_tunes_and_measures_again(benchmark, tmp_path, monke
     import agentscope_tools
 
     folder = save_tiny_model(tmp_path / "model")
-    found = SimpleNamespace(examples=[question("sum_of", a=3, b=4)])
-    monkeypatch.setattr(readers, "read", lambda *_, **__: found)
+    read = readers.read
+    asked = (question("sum_of", a=3, b=4),)
+    found = readers.ReadResult(format="bfcl", examples=asked, bad=(), digest="sha256:0")
+    monkeypatch.setattr(
+        readers, "read", lambda name, *a, **k: found if name == "bfcl" else read(name, *a, **k)
+    )
     monkeypatch.setattr(agentscope_tools, "MOST_TOKENS", 4000)
     monkeypatch.setattr(agentscope_tools, "MOST_ANSWER", 8)
     sizes = ["--tasks", "2", "--examples", "4", "--model", str(folder)]

@@ -328,7 +328,15 @@ def test_ctrl_c_before_anything_came_takes_the_line_back(chat):
     assert "that line is left out" in err
 
 
-def test_a_second_ctrl_c_ends_the_program(chat):
+@pytest.fixture
+def heeded_ctrl_c():
+    """Python's own answer to Ctrl-C, which a program that a shell put into the background lacks."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_ends_the_program(chat, heeded_ctrl_c):
     engine = Scripted([Delta(text="Hi."), Delta(text=" You.")])
     engine.between = lambda: signal.raise_signal(signal.SIGINT)
     code, _, err = scripted(chat, engine, "Hello")

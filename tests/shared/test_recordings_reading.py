@@ -9,7 +9,7 @@ from live_engines import ask, close_all, config_of, open_engine
 from agent_finetune import readers, train
 from agent_finetune.config import AdapterConfig, DataConfig, RunConfig, TrainConfig
 from agent_finetune.contracts import Settings
-from agent_finetune.errors import ConfigError, DataError
+from agent_finetune.errors import DataError
 from agent_finetune.models import open_tokenizer
 from agent_finetune.recordings import Recordings
 from agent_finetune.render import Renderer
@@ -89,7 +89,7 @@ def test_a_database_is_read_in_no_other_format(database, tmp_path):
     with sqlite3.connect(tmp_path / "notes.db") as other:
         other.execute("CREATE TABLE notes (text)")
     other.close()
-    with pytest.raises(ConfigError, match="a database of another program"):
+    with pytest.raises(DataError, match="a database of another program"):
         readers.read(str(tmp_path / "notes.db"), settings=SETTINGS)
     with pytest.raises(DataError, match="no such file"):
         readers.read(str(tmp_path / "missing.sqlite#Cook"), settings=SETTINGS)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from agent_finetune.contracts import Reading, Source
-from agent_finetune.errors import DataError
+from agent_finetune.errors import ConfigError, DataError
 from agent_finetune.recordings.exchanges import to_record
 from agent_finetune.recordings.recording import Recording, to_example
 from agent_finetune.recordings.store import Recordings, Which
@@ -29,13 +29,16 @@ def read_source(source: Source, format: str) -> Reading:
         format: `recordings`, or auto.
 
     Raises:
-        ConfigError: The file is a database of another program.
-        DataError: It is asked for in another format, or the agent said nothing.
+        DataError: It is no database, or another program's; it is asked for in another format, or
+            the agent said nothing.
     """
     if format not in ("auto", FORMAT):
         raise DataError(f"{source.name}: a database is read as {FORMAT!r}, not as {format!r}")
     assert source.path is not None
-    recordings = Recordings(source.path, create=False)
+    try:
+        recordings = Recordings(source.path, create=False)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
     agent = asked_agent(source.name, source.path)
     examples: list[Example] = []
     left_out: Counter[str] = Counter()
