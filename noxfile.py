@@ -141,25 +141,25 @@ def pytest(session: nox.Session, *options: str) -> None:
     )
 
 
+@nox.parametrize("version", [nox.param(name, id=name) for name in OVERLAYS])
 @nox.session(venv_backend="none")
-def hosts(session: nox.Session) -> None:
-    """The plugins' tests on other versions of their hosts: `nox -s hosts -- autogen-0.2`.
+def hosts(session: nox.Session, version: str) -> None:
+    """A plugin's tests on another version of its host: `nox -s 'hosts(autogen-0.2)'`.
 
-    Each is laid over the shared environment in a folder of its own, so that torch is there once.
+    It is laid over the shared environment in a folder of its own, so that torch is there once.
     """
     bin_ = kernel(session, *TEST_TOOLS, extras=ALL_EXTRAS)
-    for name in session.posargs or OVERLAYS:
-        overlay = OVERLAYS[name]
-        over = session.cache_dir.parent / name
-        if not over.is_dir():
-            made = over.with_name(f"{name}.part")
-            shutil.rmtree(made, ignore_errors=True)
-            into = (*PIP[:-2], "--no-deps", "--target", str(made))
-            session.run(f"{bin_}/python", *into, *overlay.packages, external=True)
-            made.rename(over)
-        chosen = (overlay.tests, "-m", "not slow", "-n", "auto", "--dist", "loadfile")
-        env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(over)}
-        session.run(f"{bin_}/python", "-m", "pytest", *chosen, env=env, external=True)
+    overlay = OVERLAYS[version]
+    over = session.cache_dir.parent / version
+    if not over.is_dir():
+        made = over.with_name(f"{version}.part")
+        shutil.rmtree(made, ignore_errors=True)
+        into = (*PIP[:-2], "--no-deps", "--target", str(made))
+        session.run(f"{bin_}/python", *into, *overlay.packages, external=True)
+        made.rename(over)
+    chosen = (overlay.tests, "-m", "not slow", "-n", "auto", "--dist", "loadfile")
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(over)}
+    session.run(f"{bin_}/python", "-m", "pytest", *chosen, env=env, external=True)
 
 
 @nox.session(venv_backend="none", default=False)
