@@ -18,13 +18,13 @@ ROOT = Path(__file__).parent
 PLUGINS = sorted(ROOT.glob("packages/*/pyproject.toml"))
 MEMBERS = ("shared", *(f"packages/{path.parent.name}" for path in PLUGINS))
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
-ALL_EXTRAS = "[gguf,quantization]"
 TEST_TOOLS = (
     *("hatchling", "pytest", "pytest-cov", "pytest-xdist", "hypothesis", "pydantic"),
     # What hosts have beside what they require: a terminal interface, a cache on disk.
     *("textual", "diskcache"),
 )
-HOST_EXTRAS = {
+EXTRAS = {
+    "shared": "[gguf,quantization]",
     "packages/agentscope-finetune": "[service]",
     "packages/autogen-finetune": "[classic,agentchat,cache]",
 }
@@ -80,17 +80,18 @@ OVERLAYS = {
 }
 
 
-def kernel(session: nox.Session, *tools: str, extras: str = "[gguf]") -> str:
+def kernel(session: nox.Session, *tools: str, whole: bool = False) -> str:
     """Install the four packages into one environment; answer its `bin` folder.
 
     The sessions that need torch share it, since each copy costs 1.5 GB and minutes. The packages
-    are installed in one command: they pin each other by `==` and are in no index.
+    are installed in one command: they pin each other by `==` and are in no index. With `whole`,
+    their extras come along, AutoGen among them, which only tests and types need.
     """
     home = session.cache_dir.parent / "kernel"
     if not (home / "bin" / "python").exists():
         session.log("making the environment; the first time this takes a few minutes")
         session.run(sys.executable, "-m", "venv", "--clear", str(home), external=True)
-    wanted = {"shared": extras, **HOST_EXTRAS}
+    wanted = EXTRAS if whole else {"shared": "[gguf]"}
     editable = [word for member in MEMBERS for word in ("-e", member + wanted.get(member, ""))]
     session.run(str(home / "bin" / "python"), *PIP, *editable, *tools, external=True)
     return str(home / "bin")
@@ -115,7 +116,7 @@ def layers(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Types, by mypy --strict on the four source trees."""
-    bin_ = kernel(session, "mypy", "types-regex", extras=ALL_EXTRAS)
+    bin_ = kernel(session, "mypy", "types-regex", whole=True)
     session.run(f"{bin_}/mypy", *(f"{member}/src" for member in MEMBERS), external=True)
 
 
@@ -133,7 +134,7 @@ def slow(session: nox.Session) -> None:
 
 def pytest(session: nox.Session, *options: str) -> None:
     """Run pytest in the shared environment, a process per core; any argument takes over."""
-    bin_ = kernel(session, *TEST_TOOLS, extras=ALL_EXTRAS)
+    bin_ = kernel(session, *TEST_TOOLS, whole=True)
     chosen = session.posargs or [*options, "-n", "auto", "--dist", "loadfile"]
     # One thread each: the processes are the parallelism, and sums then come out the same anywhere.
     session.run(
@@ -148,7 +149,7 @@ def hosts(session: nox.Session, version: str) -> None:
 
     It is laid over the shared environment in a folder of its own, so that torch is there once.
     """
-    bin_ = kernel(session, *TEST_TOOLS, extras=ALL_EXTRAS)
+    bin_ = kernel(session, *TEST_TOOLS, whole=True)
     overlay = OVERLAYS[version]
     over = session.cache_dir.parent / version
     if not over.is_dir():

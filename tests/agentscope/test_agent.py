@@ -329,3 +329,4 @@ def test_compressing_and_checking_a_tokenizer_need_no_training(base):
         await agent.load_model(str(base))
 
     asyncio.run(live())
+    assert agent.model.model_config.model == str(base)

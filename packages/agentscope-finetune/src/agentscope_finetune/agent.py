@@ -26,7 +26,7 @@ from agentscope_finetune import runs
 from agentscope_finetune.example2024 import ModelEntry, read_fine_tune_config, read_model_configs
 from agentscope_finetune.folders2024 import is_folder_2024
 from agentscope_finetune.model import TransformersChatModel
-from agentscope_finetune.plans import FineTuneResult, Progress, make_model
+from agentscope_finetune.plans import FineTuneResult, Progress, end_replies, make_model
 from agentscope_finetune.tuning import FineTuner
 
 if TYPE_CHECKING:
@@ -298,8 +298,7 @@ def _named(
         found = runs.find_model(pretrained, local, settings or Settings())
     changes = {**asked.model, **({} if device is None else {"device": str(device)})}
     model = make_model(replace(found, **changes), settings=settings)
-    if asked.max_new_tokens is not None:
-        model.parameters = model.parameters.model_copy(update={"max_tokens": asked.max_new_tokens})
+    end_replies(model, asked)
     return model
 
 

@@ -133,3 +133,9 @@ def make_model(config: ModelConfig, *, settings: Settings | None = None) -> Tran
         trust_remote_code=config.trust_remote_code,
         settings=settings,
     )
+
+
+def end_replies(model: TransformersChatModel, asked: FineTuneConfig) -> None:
+    """Let replies have the length that was asked for, if any was."""
+    if asked.max_new_tokens is not None:
+        model.parameters = model.parameters.model_copy(update={"max_tokens": asked.max_new_tokens})

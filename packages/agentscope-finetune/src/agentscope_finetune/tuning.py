@@ -25,7 +25,14 @@ from agent_finetune.settings import read_settings
 from agentscope_finetune import runs
 from agentscope_finetune.example2024 import FineTuneConfig, read_fine_tune_config
 from agentscope_finetune.model import TransformersChatModel
-from agentscope_finetune.plans import FineTuneResult, Plan, Progress, make_model, trained
+from agentscope_finetune.plans import (
+    FineTuneResult,
+    Plan,
+    Progress,
+    end_replies,
+    make_model,
+    trained,
+)
 from agentscope_finetune.recorder import ConversationRecorder, RecordingChatModel
 from agentscope_finetune.threads import aside
 
@@ -327,8 +334,7 @@ class FineTuner:
 
 async def _speak(model: TransformersChatModel, config: ModelConfig, asked: FineTuneConfig) -> None:
     await model.serve(config)
-    if asked.max_new_tokens is not None:
-        model.parameters = model.parameters.model_copy(update={"max_tokens": asked.max_new_tokens})
+    end_replies(model, asked)
 
 
 def _open_tokenizer(pretrained: str | None, local: str | None, settings: Settings) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from inspect import isawaitable, iscoroutinefunction
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from ag2 import Agent
 from ag2.agent import AgentReply
@@ -19,20 +17,9 @@ from fast_depends.pydantic import PydanticSerializer
 
 from autogen_finetune.ag2.config import HFConfig
 from autogen_finetune.ag2.messages import PROVIDER, Dicts, to_dicts, to_tools
+from autogen_finetune.learners import Learns, learned
 
 Conversation: TypeAlias = "AgentReply[Any, Any] | History | Stream | Iterable[BaseEvent]"
-
-
-@runtime_checkable
-class Learns(Protocol):
-    """A model config that learns from feedback; the method may be async or not."""
-
-    def update_model(
-        self,
-        preference_data: Sequence[Any] | None,
-        inference_messages: Sequence[Mapping[str, Any]],
-        **kwargs: Any,
-    ) -> dict[str, Any] | Awaitable[dict[str, Any]]: ...
 
 
 async def update_model(
@@ -78,23 +65,10 @@ async def update_model(
         if "tools" not in kwargs:
             kwargs["tools"] = await _tools(agent, history)
     return {
-        "update_stats": await _learned(config, preference_data, messages, kwargs),
+        "update_stats": await learned(config, preference_data, messages, kwargs),
         "inference_messages": messages,
         "preference_data": preference_data,
     }
-
-
-async def _learned(
-    config: Learns,
-    preference_data: Sequence[Any] | None,
-    messages: Dicts,
-    kwargs: Mapping[str, Any],
-) -> dict[str, Any]:
-    method = config.update_model
-    if iscoroutinefunction(method):
-        return await method(preference_data, messages, **kwargs)  # type: ignore[no-any-return]
-    stats = await asyncio.to_thread(method, preference_data, messages, **kwargs)
-    return await stats if isawaitable(stats) else stats
 
 
 def _agent_of(history: object) -> Agent[Any] | None:

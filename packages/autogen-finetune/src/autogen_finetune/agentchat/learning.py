@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
-from inspect import isawaitable, iscoroutinefunction
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import ChatCompletionClient, LLMMessage, SystemMessage
 
 from autogen_finetune.agentchat.messages import LLM_MESSAGES, Dicts, heard, to_dicts, to_tools
+from autogen_finetune.learners import Learns, learned
 from autogen_finetune.live import LiveModel
 
 if TYPE_CHECKING:
@@ -26,18 +24,6 @@ if TYPE_CHECKING:
         | Sequence[BaseChatMessage | BaseAgentEvent]
         | Sequence[LLMMessage]
     )
-
-
-@runtime_checkable
-class Learns(Protocol):
-    """A model client that learns from feedback; the method may be async or not."""
-
-    def update_model(
-        self,
-        preference_data: Sequence[Any] | None,
-        inference_messages: Sequence[Mapping[str, Any]],
-        **kwargs: Any,
-    ) -> dict[str, Any] | Awaitable[dict[str, Any]]: ...
 
 
 @runtime_checkable
@@ -95,23 +81,10 @@ async def update_model(
     if agent is not None and isinstance(client, Local) and isinstance(client.live, LiveModel):
         kwargs = {"speaker": agent.name, "tools": await _tools(agent), **kwargs}
     return {
-        "update_stats": await _learned(client, preference_data, messages, kwargs),
+        "update_stats": await learned(client, preference_data, messages, kwargs),
         "inference_messages": messages,
         "preference_data": preference_data,
     }
-
-
-async def _learned(
-    client: Learns,
-    preference_data: Sequence[Any] | None,
-    messages: Dicts,
-    kwargs: Mapping[str, Any],
-) -> dict[str, Any]:
-    learn: Callable[[], Any] = partial(client.update_model, preference_data, messages, **kwargs)
-    asynchronous = iscoroutinefunction(client.update_model)
-    answer = learn() if asynchronous else await asyncio.to_thread(learn)
-    stats: dict[str, Any] = await answer if isawaitable(answer) else answer
-    return stats
 
 
 def _client_of(agent: object) -> ChatCompletionClient:
