@@ -27,6 +27,7 @@ EXTRAS = {
     "shared": "[gguf,quantization]",
     "packages/agentscope-finetune": "[service]",
     "packages/autogen-finetune": "[classic,agentchat,cache]",
+    "packages/modelscope-agent-train": "[deepspeed,tensorboard]",
 }
 
 

@@ -146,6 +146,8 @@ class TrainJob:
     out: Path
     retention: Retention | None = None
     """What a lora run is held to; see `agent_finetune.train.retention`."""
+    callbacks: Sequence[Any] = ()
+    """`transformers.TrainerCallback`s that act after the run's own."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What run.json says besides: data digests and counts, adaptations. JSON, no secrets."""
 

@@ -149,6 +149,7 @@ def _train(
             bar = ProgressBar(history)
             stack.callback(bar.close)
             callbacks += [writer, bar]
+        callbacks += job.callbacks
         trainer = _trainer(job, loaded, args, callbacks, packed=packed)
         stack.enter_context(attention.using(base, attention.PACKED) if ours else nullcontext())
         with _memory_errors(job, trainer):

@@ -55,7 +55,22 @@ class Rendered:
         }
 
 
-def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None]) -> TrainResult:
+Say = Callable[[str], None]
+RowsOf = Callable[[Renderer, int], Rows]
+"""Makes rows with a model's renderer, of at most so many tokens each."""
+Read = Callable[[RunConfig, Settings, Say], RowsOf]
+"""Reads a run's data, before its model is loaded."""
+
+
+def run(
+    config: RunConfig,
+    settings: Settings,
+    *,
+    report: Say,
+    read: Read | None = None,
+    chat_template: str | None = None,
+    callbacks: Sequence[Any] = (),
+) -> TrainResult:
     """Read data, load the model, render, train, and write what the run leaves behind.
 
     Under torchrun every process calls this; process 0 reports and writes.
@@ -64,6 +79,9 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
         config: The whole run.
         settings: Cache, token and offline switch.
         report: Gets one line for each thing that was derived.
+        read: Reads the data, where `config.data` alone does not say what it is; see `rows_of`.
+        chat_template: What the model is rendered and served with instead of its own.
+        callbacks: `transformers.TrainerCallback`s that act beside the run's own.
 
     Raises:
         FinetuneError: Something the user must change; the message says what.
@@ -72,17 +90,19 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
     folder.check(out, resume=config.train.resume)
     processes = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
     say = report if processes.is_main_process else _say_nothing
-    read = _demonstrations if config.train.objective == "sft" else judged.read
-    rows_of = read(config, settings, say)
+    read = read or (_demonstrations if config.train.objective == "sft" else judged.read)
+    make_rows = read(config, settings, say)
     loaded = adapters.open_model(placed(config.model, processes), settings, trainable=True)
     say(f"model: {loaded.resolved.name}, {loaded.dtype} on {loaded.device}")
     if loaded.config.adapter:
         say(f"adapter: {loaded.config.adapter} goes on training, with its own rank and targets")
+    if chat_template is not None:
+        loaded.tokenizer.chat_template = chat_template
     renderer = Renderer(loaded.tokenizer, sections=config.data.sections)
     for reason in renderer.adaptation.reasons:
         say(f"chat template: {reason}")
     limit = config.data.max_length or loaded_context(loaded)
-    rows = rows_of(renderer, limit)
+    rows = make_rows(renderer, limit)
     template = {
         "adaptations": list(renderer.adaptation.names),
         "reasons": list(renderer.adaptation.reasons),
@@ -94,30 +114,49 @@ def run(config: RunConfig, settings: Settings, *, report: Callable[[str], None])
         eval_rows=rows.evaluation,
         eval_examples=rows.eval_examples[: config.train.eval_generate],
         out=out,
+        callbacks=tuple(callbacks),
         facts={**rows.facts, "chat_template": template},
     )
     return plugins.train_adapter(job)
 
 
-def _demonstrations(
-    config: RunConfig, settings: Settings, say: Callable[[str], None]
-) -> Callable[[Renderer, int], Rows]:
+def _demonstrations(config: RunConfig, settings: Settings, say: Say) -> RowsOf:
     """Read what supervised training imitates, and answer what makes rows of it."""
     data = _read(config.data, config.data.data, settings, say)
     other = None
     if config.data.eval_data is not None:
         other = _read(config.data, config.data.eval_data, settings, say)
     training, held_out = _split(config, data, other, say)
+    read = [data] if other is None else [data, other]
+    return rows_of(training, held_out, read, config.data, say)
+
+
+def rows_of(
+    training: Sequence[Example],
+    held_out: Sequence[Example],
+    read: Sequence[ReadResult],
+    config: DataConfig,
+    say: Say,
+) -> RowsOf:
+    """What makes rows of examples, once the model is there, and reports what it cost.
+
+    Args:
+        training: Examples to train on.
+        held_out: Examples to measure on.
+        read: Where they are from, for run.json.
+        config: Policies for bad and over-long examples.
+        say: Gets a line for each thing that was lost.
+    """
 
     def rows(renderer: Renderer, limit: int) -> Rows:
-        train = render(renderer, training, config.data, limit)
-        evaluation = render(renderer, held_out, config.data, limit)
+        train = render(renderer, training, config, limit)
+        evaluation = render(renderer, held_out, config, limit)
         _tell(say, train, evaluation, limit)
         return Rows(
             train=train.rows,
             evaluation=evaluation.rows,
             eval_examples=evaluation.examples,
-            facts=_facts(data, other, train, evaluation, limit),
+            facts=_facts(read, train, evaluation, limit),
         )
 
     return rows
@@ -127,9 +166,7 @@ def _say_nothing(_: str) -> None:
     """What processes other than the first report."""
 
 
-def _read(
-    config: DataConfig, name: str, settings: Settings, say: Callable[[str], None]
-) -> ReadResult:
+def _read(config: DataConfig, name: str, settings: Settings, say: Say) -> ReadResult:
     result = readers.read_configured(config, settings, name=name)
     found = "" if config.format != "auto" else " (found)"
     bad = f", {len(result.bad)} bad rows left out" if result.bad else ""
@@ -139,7 +176,7 @@ def _read(
 
 
 def _split(
-    config: RunConfig, data: ReadResult, other: ReadResult | None, say: Callable[[str], None]
+    config: RunConfig, data: ReadResult, other: ReadResult | None, say: Say
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Examples to train on, and examples to measure on."""
     if other is not None:
@@ -238,7 +275,7 @@ def render(
     )
 
 
-def _tell(say: Callable[[str], None], train: Rendered, evaluation: Rendered, limit: int) -> None:
+def _tell(say: Say, train: Rendered, evaluation: Rendered, limit: int) -> None:
     counts = train.counts()
     say(
         f"training: {counts['rows']} rows, {counts['tokens']} tokens, "
@@ -264,13 +301,8 @@ def _as_served(loaded: LoadedModel, renderer: Renderer) -> LoadedModel:
 
 
 def _facts(
-    data: ReadResult,
-    other: ReadResult | None,
-    train: Rendered,
-    evaluation: Rendered,
-    limit: int,
+    read: Sequence[ReadResult], train: Rendered, evaluation: Rendered, limit: int
 ) -> dict[str, Any]:
-    read = [data] if other is None else [data, other]
     bad = [*(row for result in read for row in result.bad), *train.bad, *evaluation.bad]
     return {
         "data": {
