@@ -1,4 +1,7 @@
-"""Eight corrections of a real model's own answers are spoken by the very next call, on each API."""
+"""Eight corrections of a real model's own answers are spoken by the very next call, on each API.
+
+Before that, one step of the same is refused by the gate, and the answers stay word for word.
+"""
 
 import asyncio
 import json
@@ -7,11 +10,25 @@ from pathlib import Path
 import pytest
 from autogen_hosts import QUIET, host
 
+from agent_finetune.config import TrainConfig
+from agent_finetune.update.options import UpdateConfig
+
 MODEL = "smollm2-135m-instruct"
 CORRECTIONS = Path(__file__).parents[2] / "benchmarks/updates/corrections.jsonl"
 ITEMS = [json.loads(line) for line in CORRECTIONS.read_text().splitlines()][:8]
 QUESTIONS = [item["prompt"] for item in ITEMS]
 BETTER = [item["correction"] for item in ITEMS]
+
+ONE_STEP = UpdateConfig(train=TrainConfig(max_steps=1, batch_size=4, learning_rate=1e-3))
+
+
+def against(said):
+    """What the gate must refuse to forget: that the model's own answers are the better ones."""
+    return [
+        {"prompt": question, "chosen": old, "rejected": better}
+        for question, old, better in zip(QUESTIONS, said, BETTER, strict=True)
+    ]
+
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, *QUIET]
 
@@ -35,7 +52,11 @@ def test_classic_with_the_cache_on_and_in_a_group_chat(tmp_path, monkeypatch):
 
     before = [ask(taught, question) for question in QUESTIONS]
     alone, others = said(taught), said(other)
-    result = update_model(taught, list(zip(BETTER, before, strict=True)), user)
+    pairs = list(zip(BETTER, before, strict=True))
+    refused = update_model(taught, pairs, user, config=ONE_STEP, trusted=against(before))
+    assert not refused["update_stats"]["accepted"], refused["update_stats"]["summary"]
+    assert said(taught) == alone
+    result = update_model(taught, pairs, user)
     assert result["update_stats"]["accepted"], result["update_stats"]["summary"]
     after = said(taught)
     assert sum(new != old for new, old in zip(after, alone, strict=True)) >= 5
@@ -70,7 +91,15 @@ def test_agentchat(tmp_path, monkeypatch):
         runs = [await ask(question) for question in QUESTIONS]
         before = [run.messages[-1].content for run in runs]
         messages = [message for run in runs for message in run.messages]
-        result = await update_model(agent, list(zip(BETTER, before, strict=True)), messages)
+        pairs = list(zip(BETTER, before, strict=True))
+        alone = [(await ask(question)).messages[-1].content for question in QUESTIONS]
+        refused = await update_model(
+            agent, pairs, messages, config=ONE_STEP, trusted=against(before)
+        )
+        assert not refused["update_stats"]["accepted"], refused["update_stats"]["summary"]
+        again = [(await ask(question)).messages[-1].content for question in QUESTIONS]
+        assert again == alone
+        result = await update_model(agent, pairs, messages)
         stats = result["update_stats"]
         assert stats["accepted"], stats["summary"]
         after = [(await ask(question)).messages[-1].content for question in QUESTIONS]
@@ -93,6 +122,11 @@ def test_ag2(tmp_path, monkeypatch):
         before = [await agent.ask(question) for question in QUESTIONS]
         pairs = [(good, reply.body) for good, reply in zip(BETTER, before, strict=True)]
         events = [event for reply in before for event in reply.history.get_events()]
+        alone = [(await agent.ask(question)).body for question in QUESTIONS]
+        said = [reply.body for reply in before]
+        refused = await update_model(agent, pairs, events, config=ONE_STEP, trusted=against(said))
+        assert not refused["update_stats"]["accepted"], refused["update_stats"]["summary"]
+        assert [(await agent.ask(question)).body for question in QUESTIONS] == alone
         result = await update_model(agent, pairs, events)
         stats = result["update_stats"]
         assert stats["accepted"], stats["summary"]
