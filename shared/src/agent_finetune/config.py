@@ -16,6 +16,7 @@ from agent_finetune.records import Section
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "4bit", "8bit"]
+FourBitType = Literal["nf4", "fp4"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 Method = Literal["lora", "full"]
 Objective = Literal["sft", "dpo", "kto"]
@@ -56,7 +57,12 @@ class ModelConfig:
     dtype: Dtype = "auto"
     """Number format of the weights; auto takes bfloat16 where the hardware is good at it."""
     quantization: Quantization = "none"
-    """Hold the base in 4 bits (NF4) or 8 bits through bitsandbytes."""
+    """Hold the base in 4 bits or 8 bits through bitsandbytes."""
+    four_bit_type: FourBitType = "nf4"
+    """Number format of 4 bits: nf4 suits weights that lie around zero (arXiv 2305.14314), fp4 is
+    a float."""
+    double_quantization: bool = True
+    """Hold the scales of 4 bits in 8 bits too, which saves about 0.4 bits for each weight."""
     attention: Attention = "auto"
     """Attention implementation of Transformers."""
     trust_remote_code: bool = False
@@ -67,9 +73,18 @@ class ModelConfig:
             raise ConfigError("model is empty; give a hub id, a folder or a GGUF file")
         _check_choice("dtype", self.dtype, get_args(Dtype))
         _check_choice("quantization", self.quantization, get_args(Quantization))
+        _check_choice("four_bit_type", self.four_bit_type, get_args(FourBitType))
         _check_choice("attention", self.attention, get_args(Attention))
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ConfigError(f"device is {self.device!r}; legal are auto, cpu, cuda and cuda:N")
+
+    @property
+    def held_as(self) -> str:
+        """What becomes of the weights, in a word: equal for two configs that compute the same."""
+        if self.quantization != "4bit":
+            return self.quantization
+        kind = "" if self.four_bit_type == "nf4" else f"-{self.four_bit_type}"
+        return f"4bit{kind}{'' if self.double_quantization else '-single'}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

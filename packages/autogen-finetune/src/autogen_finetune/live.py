@@ -129,7 +129,7 @@ class LiveModel:
     def revision(self) -> str:
         """What the next answer is made with, the same after a restart; nothing is loaded for it."""
         folder = self.adapter
-        weights = [self.model.model, self.model.revision, self.model.dtype, self.model.quantization]
+        weights = [self.model.model, self.model.revision, self.model.dtype, self.model.held_as]
         said = json.dumps([*weights, None if folder is None else digest(folder)])
         return f"sha256:{hashlib.sha256(said.encode()).hexdigest()}"
 

@@ -28,7 +28,7 @@ class Key:
     file: str | None
     revision: str | None
     dtype: str
-    quantization: str
+    held_as: str
     device: str
     attention: str
 
@@ -69,7 +69,7 @@ def find(config: EngineConfig, settings: Settings) -> Worker:
         file=resolved.gguf_file,
         revision=resolved.revision,
         dtype=str(hardware.pick_dtype(typed.dtype, device)),
-        quantization=typed.quantization,
+        held_as=typed.held_as,
         device=str(device),
         attention=typed.attention,
     )

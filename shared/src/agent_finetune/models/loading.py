@@ -51,7 +51,7 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
     dtype = hardware.pick_dtype(config.dtype, device)
     attention = hardware.pick_attention(config.attention, device)
     with quiet(), _errors_told(config, resolved, settings):
-        packed = quantization.quantization_config(config.quantization, dtype, device)
+        packed = quantization.quantization_config(config, dtype, device)
         place = _place(resolved, dtype, settings)
         common = _common(config, resolved, settings)
         tokenizer = AutoTokenizer.from_pretrained(place, **common)

@@ -8,20 +8,21 @@ from typing import Any
 
 import torch
 
-from agent_finetune.config import Quantization
+from agent_finetune.config import ModelConfig
 from agent_finetune.errors import ModelError
 
 
-def quantization_config(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> Any:
+def quantization_config(model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Any:
     """The `BitsAndBytesConfig` of a quantization that was seen to work on this device, or None.
 
-    4bit is NF4 with double quantization (QLoRA, arXiv 2305.14314), 8bit is LLM.int8
-    (arXiv 2208.07339). A layer is quantized and run first, so that a device that cannot do it is
-    told before a large model is read.
+    4bit is that of QLoRA (arXiv 2305.14314): NF4 with double quantization unless the config says
+    otherwise; 8bit is LLM.int8 (arXiv 2208.07339). A layer is quantized and run first, so that a
+    device that cannot do it is told before a large model is read.
 
     Raises:
         ModelError: bitsandbytes is missing, or the device cannot do it.
     """
+    wanted = model.quantization
     if wanted == "none":
         return None
     if find_spec("bitsandbytes") is None:
@@ -34,14 +35,14 @@ def quantization_config(wanted: Quantization, dtype: torch.dtype, device: torch.
     # It warns at import that it may be faster, and at every layer of every forward pass that
     # bfloat16 is cast, as LLM.int8 must.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    _try_layer(wanted, dtype, device)
+    _try_layer(model, dtype, device)
     config: Any = transformers.BitsAndBytesConfig  # carries no types
     if wanted == "8bit":
         return config(load_in_8bit=True)
     return config(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=model.four_bit_type,
+        bnb_4bit_use_double_quant=model.double_quantization,
         bnb_4bit_compute_dtype=dtype,
     )
 
@@ -64,15 +65,21 @@ def _never_repack(layer: Any) -> None:
     layer.support_avx512bf16_for_cpu = False
 
 
-def _try_layer(wanted: Quantization, dtype: torch.dtype, device: torch.device) -> None:
+def _try_layer(model: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
     try:
         import bitsandbytes
 
         layers: Any = bitsandbytes.nn  # carries no types
         # The layer's random weights must not move the random numbers of the run.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            if wanted == "4bit":
-                layer = layers.Linear4bit(64, 64, compute_dtype=dtype, quant_type="nf4")
+            if model.quantization == "4bit":
+                layer = layers.Linear4bit(
+                    64,
+                    64,
+                    compute_dtype=dtype,
+                    quant_type=model.four_bit_type,
+                    compress_statistics=model.double_quantization,
+                )
                 _never_repack(layer)
             else:
                 layer = layers.Linear8bitLt(64, 64, has_fp16_weights=False)
@@ -83,6 +90,6 @@ def _try_layer(wanted: Quantization, dtype: torch.dtype, device: torch.device) -
         broken, reason = True, " ".join(str(error).split())[:300] or type(error).__name__
     if broken:
         raise ModelError(
-            f"quantization {wanted!r} does not work on device {device} with {dtype}: {reason}; "
-            "use --quantization none or another device"
+            f"quantization {model.held_as!r} does not work on device {device} with {dtype}: "
+            f"{reason}; use --quantization none or another device"
         )

@@ -89,7 +89,7 @@ def _must_stay(job: TrainJob, loaded: LoadedModel, processes: int) -> dict[str, 
     return {
         "base model": loaded.digest,
         "dtype": loaded.dtype,
-        "quantization": loaded.config.quantization,
+        "quantization": loaded.config.held_as,
         "adapter": None if adapter is None else adapters.digest(Path(adapter)),
         "lora": asdict(job.config.lora) | {"targets": list(job.config.lora.targets)},
         "training rows": pairs.digest(job.train_rows),

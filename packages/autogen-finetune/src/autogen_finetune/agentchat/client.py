@@ -26,7 +26,7 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel, ConfigDict
 
-from agent_finetune.config import Attention, Dtype, Quantization
+from agent_finetune.config import Attention, Dtype, FourBitType, Quantization
 from agent_finetune.contracts import Request, Settings
 from agent_finetune.errors import ConfigError
 from autogen_finetune.agentchat.answering import answered
@@ -55,6 +55,8 @@ class HFClientConfig(BaseModel):
     device: str = "auto"
     dtype: Dtype = "auto"
     quantization: Quantization = "none"
+    four_bit_type: FourBitType = "nf4"
+    double_quantization: bool = True
     attention: Attention = "auto"
     trust_remote_code: bool = False
     generation: dict[str, Any] = {}
@@ -277,6 +279,8 @@ class HFChatCompletionClient(ChatCompletionClient, Component[HFClientConfig]):
             device=live.model.device,
             dtype=live.model.dtype,
             quantization=live.model.quantization,
+            four_bit_type=live.model.four_bit_type,
+            double_quantization=live.model.double_quantization,
             attention=live.model.attention,
             trust_remote_code=live.model.trust_remote_code,
             generation=json.loads(json.dumps(dict(said.generation))),
