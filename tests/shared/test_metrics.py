@@ -228,7 +228,9 @@ def test_summary_by_hand():
         "argument_f1": (None, 5),
         "argument_f1_nonempty": (None, 2),
         "valid_json": (4, 5),
+        "schema_valid": (3, 5),  # not h(), not the one that is not JSON
         "hallucinated": (1, 7),
+        "hallucinated_arguments": (2, 3),  # f lists no arguments, and x was given twice
         "missing": (1, 5),
         "spurious": (1, 2),
     }
@@ -239,6 +241,50 @@ def test_summary_by_hand():
 def test_what_cannot_be_measured_is_left_out():
     assert set(summarize([score_step([], [])])) == {"hallucinated", "spurious"}
     assert summarize([]) == {}
+
+
+# Schemas
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city"],
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits", "unlisted"),
+    [
+        ({"city": "Rome"}, True, ()),
+        ({"city": "Rome", "days": 3}, True, ()),
+        ({"city": "Rome", "days": "3"}, False, ()),  # a string is no integer
+        ({"days": 3}, False, ()),  # city is required
+        ({"city": "Rome", "mood": 1}, True, ("mood",)),  # JSON Schema lets it pass
+    ],
+)
+def test_arguments_are_held_against_the_schema(arguments, fits, unlisted):
+    assert metrics.fits_schema(arguments, WEATHER) is fits
+    assert metrics.unlisted(arguments, WEATHER) == unlisted
+
+
+def test_a_schema_that_says_more_may_come_knows_every_argument():
+    assert metrics.unlisted({"x": 1}, WEATHER | {"additionalProperties": True}) == ()
+    assert metrics.unlisted({"x": 1}, WEATHER | {"patternProperties": {"x": {}}}) == ()
+    assert metrics.unlisted({"x": 1}, {}) == ()
+
+
+def test_what_no_schema_can_say_is_left_out_of_the_rate():
+    broken = {"type": "object", "properties": {"x": {"type": "dict"}}}
+    lost = {"type": "object", "properties": {"x": {"$ref": "#/$defs/none"}}}
+    assert metrics.fits_schema({"x": {}}, broken) is None
+    assert metrics.fits_schema({"x": {}}, lost) is None
+    afar = {"properties": {"x": {"$ref": "http://127.0.0.1:1/schema.json"}}}
+    assert metrics.fits_schema({"x": {}}, afar) is None  # and nothing is fetched
+    offered = {"type": "function", "function": {"name": "f", "parameters": broken}}
+    step = score_step([call(x=1)], [right(x=(1,))], tools=[offered])
+    assert (step.schema_valid, step.uncheckable) == (0, 1)
+    assert "schema_valid" not in summarize([step])
 
 
 # Statistics and text

@@ -7,6 +7,7 @@ the calls that parse; what was *attempted* is those and the broken ones. A *call
 Sources. Comparing values, and calls in any order: the AST checker of the Berkeley Function Calling
 Leaderboard (bfcl-eval 2026.3.23, `eval_checker/ast_eval/ast_checker.py`), read and not copied.
 Argument F1 and hallucinated names: alpha-UMi (arXiv 2401.07324), `evaluate-multi_agent.py`.
+Whether arguments meet a schema: the package jsonschema.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ class StepScore:
     """Some right call must have, or may have, an argument."""
     hallucinated: int
     """Calls whose name is not among the tools offered."""
+    hallucinated_arguments: int
+    """Calls of a tool offered, with an argument that its schema does not list."""
+    schema_valid: int
+    """Calls of a tool offered, whose arguments meet its schema."""
+    uncheckable: int
+    """Calls of a tool offered, whose schema is no JSON Schema."""
 
     @property
     def missing(self) -> bool:
@@ -186,6 +193,10 @@ def score_step(
     most = max(len(calls), len(right))
     clean = bool(right) and len(calls) == len(right) and not broken
     same_names = Counter(c.name for c in calls) == Counter(r.name for r in right)
+    schemas = [
+        (c.arguments, _inner(functions[c.name], "parameters")) for c in calls if c.name in functions
+    ]
+    fits = [fits_schema(arguments, schema) for arguments, schema in schemas]
     return StepScore(
         wanted=len(right),
         made=len(calls),
@@ -195,7 +206,43 @@ def score_step(
         argument_f1=sum(pair.argument_f1 for pair in pairs) / most if right else 0.0,
         wants_arguments=any(r.arguments for r in right),
         hallucinated=sum(c.name not in functions for c in calls),
+        hallucinated_arguments=sum(bool(unlisted(*schema)) for schema in schemas),
+        schema_valid=fits.count(True),
+        uncheckable=fits.count(None),
     )
+
+
+def unlisted(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Arguments that a tool's schema of parameters does not list; none where it has no list.
+
+    Stricter than JSON Schema, to which properties that are not listed are fine unless it says
+    otherwise: here they are fine only where it says so, by `additionalProperties` or
+    `patternProperties`.
+    """
+    listed = parameters.get("properties")
+    open_ = parameters.get("additionalProperties") or parameters.get("patternProperties")
+    if not isinstance(listed, Mapping) or open_:
+        return ()
+    return tuple(name for name in arguments if name not in listed)
+
+
+def fits_schema(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool | None:
+    """Whether arguments meet a tool's schema of parameters; None where that is no JSON Schema.
+
+    The draft is the one that the schema names, else 2020-12. Formats are annotations.
+    """
+    from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
+    from jsonschema.validators import validator_for  # type: ignore[import-untyped]
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    kind = validator_for(parameters, default=Draft202012Validator)
+    try:
+        kind.check_schema(parameters)
+        # An empty registry: left to itself, jsonschema fetches what a schema names from the net.
+        return bool(kind(parameters, registry=Registry()).is_valid(dict(arguments)))
+    except (SchemaError, Unresolvable):
+        return None
 
 
 def summarize(steps: Sequence[StepScore]) -> dict[str, Measure]:
@@ -206,7 +253,11 @@ def summarize(steps: Sequence[StepScore]) -> dict[str, Measure]:
     - `argument_f1`: mean over call steps. `argument_f1_nonempty`: over those whose right answer
       has arguments, since calls without any are easy (41% of alpha-UMi's test set).
     - `valid_json`: attempted calls that parse. n is a number of calls.
+    - `schema_valid`: attempted calls that parse, name a tool offered and meet its schema. Calls of
+      tools whose schema is no JSON Schema are left out.
     - `hallucinated`: steps, of all, with a call whose name is not among the tools offered.
+    - `hallucinated_arguments`: calls of tools offered, with an argument that is not in the schema
+      (`unlisted`). n is a number of calls.
     - `missing`: call steps where no call was attempted.
     - `spurious`: steps where none was wanted and one was attempted, of those where none was wanted.
     """
@@ -219,7 +270,14 @@ def summarize(steps: Sequence[StepScore]) -> dict[str, Measure]:
         "argument_f1": mean([s.argument_f1 for s in wanting]),
         "argument_f1_nonempty": mean([s.argument_f1 for s in wanting if s.wants_arguments]),
         "valid_json": rate(sum(s.made for s in steps), attempted),
+        "schema_valid": rate(
+            sum(s.schema_valid for s in steps), attempted - sum(s.uncheckable for s in steps)
+        ),
         "hallucinated": rate(sum(s.hallucinated > 0 for s in steps), len(steps)),
+        "hallucinated_arguments": rate(
+            sum(s.hallucinated_arguments for s in steps),
+            sum(s.made - s.hallucinated for s in steps),
+        ),
         "missing": rate(sum(s.missing for s in wanting), len(wanting)),
         "spurious": rate(sum(s.spurious for s in resting), len(resting)),
     }
