@@ -1,0 +1,119 @@
+"""`output_dir/model_type/vN-time`: a folder for each run, and runs that go on from an earlier one.
+
+A resumed run has a folder of its own, as in 2023: the earlier one stays as it is. What the new one
+begins with are the checkpoint and the history up to it; files are linked where the disk can.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from agent_finetune import artifacts
+from agent_finetune.errors import ConfigError
+from agent_finetune.train import folder
+
+LAST = ("true", "last", "yes", "1")
+NEVER = ("false", "no", "0")
+_VERSION = re.compile(r"v(\d+)-\d{8}-\d{6}")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A place to go on from."""
+
+    run: Path
+    path: Path
+    step: int
+
+
+def new_run(parent: Path, *, now: datetime) -> Path:
+    """Make the next folder `vN-YYYYmmdd-HHMMSS`; two processes never get the same one.
+
+    Raises:
+        ConfigError: `parent` cannot be a folder.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output_dir: {parent}: {error.strerror}; give another") from error
+    number = 1 + max((number for number, _ in runs(parent)), default=-1)
+    while True:
+        path = parent / f"v{number}-{now:%Y%m%d-%H%M%S}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def runs(parent: Path) -> Iterator[tuple[int, Path]]:
+    """Number and folder of every run in a folder."""
+    for path in parent.iterdir() if parent.is_dir() else ():
+        if match := _VERSION.fullmatch(path.name):
+            yield int(match[1]), path
+
+
+def find_checkpoint(word: str, parent: Path) -> Checkpoint | None:
+    """What `--resume_from_ckpt` names: a checkpoint, a run's newest, or that of the newest run.
+
+    Raises:
+        ConfigError: There is no such checkpoint, or it is not whole.
+    """
+    if word.lower() in NEVER:
+        return None
+    if word.lower() in LAST:
+        found = [one for _, run in sorted(runs(parent)) for one in _whole(run)]
+        if not found:
+            raise ConfigError(
+                f"--resume_from_ckpt {word}: no run in {parent} has a whole checkpoint; leave the "
+                "flag out, or give a checkpoint's folder"
+            )
+        return found[-1]
+    path = Path(word).expanduser().resolve()
+    if not path.is_dir():
+        raise ConfigError(f"--resume_from_ckpt {word}: no such folder; give a checkpoint-N folder")
+    match = _CHECKPOINT.fullmatch(path.name)
+    run = path.parents[1] if match else path
+    whole = [one for one in _whole(run) if match is None or one.path == path]
+    if whole:
+        return whole[-1]
+    legal = ", ".join(str(one.path) for one in _whole(run)) or "none in this run"
+    raise ConfigError(f"--resume_from_ckpt {word}: not a whole checkpoint of a run; whole: {legal}")
+
+
+def begin_from(checkpoint: Checkpoint, out: Path) -> None:
+    """Put into a new run's folder what it needs to go on."""
+    name = checkpoint.path.name
+    shutil.copytree(checkpoint.path, out / folder.CHECKPOINTS / name, copy_function=_link_or_copy)
+    lines = (checkpoint.run / folder.HISTORY).read_text(encoding="utf-8").splitlines()
+    upto = [line for line in lines if json.loads(line)["step"] <= checkpoint.step]
+    artifacts.write_text(out / folder.HISTORY, "".join(f"{line}\n" for line in upto))
+    run: dict[str, Any] = {**(folder.read_run(checkpoint.run) or {}), "status": "running"}
+    artifacts.write_json(out / folder.RUN, run)
+
+
+def _whole(run: Path) -> list[Checkpoint]:
+    """Whole checkpoints of a run, oldest first; none where the folder is no run."""
+    if not (run / folder.RUN).is_file():
+        return []
+    return [
+        Checkpoint(run=run, path=path, step=step) for step, path in folder.whole_checkpoints(run)
+    ]
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """A second name for a file, which is never written again; a copy where there can be none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
