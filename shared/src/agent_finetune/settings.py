@@ -1,9 +1,12 @@
-"""The one place that reads environment and `.env`; only command line and host plugins call it."""
+"""The one place that reads environment and `.env`; only command line and host plugins call it.
+
+A plugin whose host has settings of its own reads them with `sources`, `first` and `flag`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -14,6 +17,8 @@ from agent_finetune.errors import ConfigError
 TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
 _YES = ("1", "on", "yes", "true")
 _NO = ("0", "off", "no", "false")
+
+Sources = Sequence[Mapping[str, str | None]]
 
 
 def read_settings(env_file: Path | None = None) -> Settings:
@@ -29,15 +34,24 @@ def read_settings(env_file: Path | None = None) -> Settings:
     Raises:
         ConfigError: `env_file` does not exist or is not UTF-8 text, or a value is not legal.
     """
-    sources: list[Mapping[str, str | None]] = [os.environ, _read_env_file(env_file)]
-    token = _first(sources, *TOKEN_NAMES)
-    cache = _first(sources, "AGENT_FINETUNE_CACHE")
+    found = sources(env_file)
+    token = first(found, *TOKEN_NAMES)
+    cache = first(found, "AGENT_FINETUNE_CACHE")
     default = Settings()
     return Settings(
         hub_token=Secret(token) if token else None,
-        offline=_flag("HF_HUB_OFFLINE", _first(sources, "HF_HUB_OFFLINE")),
+        offline=flag("HF_HUB_OFFLINE", first(found, "HF_HUB_OFFLINE")),
         cache_dir=Path(cache).expanduser().absolute() if cache else default.cache_dir,
     )
+
+
+def sources(env_file: Path | None = None) -> Sources:
+    """The environment, then a `.env` file: who is asked first wins.
+
+    Raises:
+        ConfigError: `env_file` does not exist or is not UTF-8 text.
+    """
+    return [os.environ, _read_env_file(env_file)]
 
 
 def _read_env_file(env_file: Path | None) -> Mapping[str, str | None]:
@@ -55,7 +69,7 @@ def _read_env_file(env_file: Path | None) -> Mapping[str, str | None]:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
 
 
-def _first(sources: list[Mapping[str, str | None]], *names: str) -> str | None:
+def first(sources: Sources, *names: str) -> str | None:
     """The first value that is not empty; every name is tried in one source before the next."""
     for source in sources:
         for name in names:
@@ -65,7 +79,12 @@ def _first(sources: list[Mapping[str, str | None]], *names: str) -> str | None:
     return None
 
 
-def _flag(name: str, value: str | None) -> bool:
+def flag(name: str, value: str | None) -> bool:
+    """A switch as people write it; unset is off.
+
+    Raises:
+        ConfigError: It is none of the legal words.
+    """
     if value is None or value.lower() in _NO:
         return False
     if value.lower() in _YES:
