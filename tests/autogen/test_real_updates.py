@@ -121,7 +121,7 @@ def test_ag2(tmp_path, monkeypatch):
         agent = Agent("taught", "Be brief.", config=HFConfig(MODEL, max_tokens=48))
         before = [await agent.ask(question) for question in QUESTIONS]
         pairs = [(good, reply.body) for good, reply in zip(BETTER, before, strict=True)]
-        events = [event for reply in before for event in reply.history.get_events()]
+        events = [event for reply in before for event in await reply.history.get_events()]
         alone = [(await agent.ask(question)).body for question in QUESTIONS]
         said = [reply.body for reply in before]
         refused = await update_model(agent, pairs, events, config=ONE_STEP, trusted=against(said))
