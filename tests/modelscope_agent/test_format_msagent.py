@@ -163,7 +163,7 @@ def test_rows_without_tags_are_left_to_the_kernel(read):
         ({"conversations": [{"from": "user", "value": 3}]}, "value is 3"),
         ({"conversations": turns("<|startofthink|>oops")}, "startofthink.> has no partner"),
         ({"conversations": turns(executed("1"))}, "an exec block with no call before it"),
-        ({"conversations": turns(think("oops"))}, "a think block holds no JSON call"),
+        ({"conversations": turns(think("oops"))}, "a think block holds no call"),
         ({"conversations": turns(think('{"url": ""}'))}, "names no api; keys are 'url'"),
         ({"conversations": turns(think('{"name": "f", "parameters": 3}'))}, "'f' is 3"),
         ({"conversations": turns(system="1. {oops")}, r"plugin 1\. does not parse"),

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from agent_finetune.contracts import Reading, Source
 from agent_finetune.readers import convert
 from agent_finetune.records import Example, Row
-from modelscope_agent_train.formats import msagent
+from modelscope_agent_train.formats import (
+    agent_flan,
+    agentfabric,
+    agentinstruct,
+    alpha_umi,
+    msagent,
+    react,
+    toolbench,
+    xlam,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +32,17 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    one.name: one
-    for one in (Format(name=msagent.FORMAT, matches=msagent.is_msagent, read_row=msagent.read_row),)
+    name: Format(name=name, matches=matches, read_row=read_row)
+    for name, matches, read_row in (
+        (msagent.FORMAT, msagent.is_msagent, msagent.read_row),
+        (agentfabric.FORMAT, agentfabric.is_agentfabric, agentfabric.read_row),
+        (react.FORMAT, react.is_ms_agent, react.read_row),
+        (alpha_umi.FORMAT, alpha_umi.is_alpha_umi, alpha_umi.read_row),
+        (toolbench.FORMAT, toolbench.is_toolbench, toolbench.read_row),
+        (agentinstruct.FORMAT, agentinstruct.is_agentinstruct, agentinstruct.read_row),
+        (agent_flan.FORMAT, agent_flan.is_agent_flan, agent_flan.read_row),
+        (xlam.FORMAT, xlam.is_xlam, xlam.read_row),
+    )
 }
 """Most specific first, which is the order in which they are tried."""
 
