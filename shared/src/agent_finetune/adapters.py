@@ -33,7 +33,7 @@ from agent_finetune.models.adapter_folders import (
 from agent_finetune.models.adapter_folders import digest as digest  # weights are not needed for it
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 ALL_LINEAR = "all-linear"
 
@@ -112,17 +112,21 @@ def open_model(config: ModelConfig, settings: Settings, *, trainable: bool = Fal
     )
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(
+    model: Any, tokenizer: Any, folder: Path, *, weights: Mapping[str, Any] | None = None
+) -> None:
     """Write an adapter and the tokenizer that goes with it into a folder, in PEFT's format.
 
     Args:
         model: `peft.PeftModel`.
         tokenizer: Its chat template is the one that serving must use.
         folder: Made when missing; write into `artifacts.new_folder` to have it whole or not at all.
+        weights: Its weights by name, where the model holds only a part of them.
     """
     # Left to itself, PEFT asks a hub whether the base's vocabulary is the model's; embeddings are
     # no targets of ours, so there is nothing to ask.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    given = {} if weights is None else {"state_dict": dict(weights)}
+    model.save_pretrained(str(folder), save_embedding_layers=False, **given)
     # PEFT's model card is a form that nobody has filled in; run.json says what was trained.
     (folder / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(str(folder))

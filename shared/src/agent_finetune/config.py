@@ -185,6 +185,8 @@ class TrainConfig:
     """How the learning rate falls."""
     warmup: float = 0.03
     """Share of the steps over which the learning rate rises."""
+    optimizer: str = "adamw_torch_fused"
+    """Name of the optimizer, as Transformers' `optim`; adamw_torch is the same in plain torch."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW."""
     max_grad_norm: float = 1.0
@@ -207,6 +209,10 @@ class TrainConfig:
     """Steps between checkpoints; unset, at the end of each epoch."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
+    save_only_model: bool = False
+    """Checkpoints hold the weights alone: small, and no run can go on from them."""
+    deepspeed: str | None = None
+    """DeepSpeed configuration, a JSON file; needs a launcher such as torchrun."""
     resume: bool = False
     """Go on from the last whole checkpoint in out."""
 
@@ -232,6 +238,13 @@ class TrainConfig:
             raise ConfigError(f"max_grad_norm is {self.max_grad_norm!r}; it must be above 0")
         if not self.beta > 0:
             raise ConfigError(f"beta is {self.beta!r}; it must be above 0")
+        if not self.optimizer or self.deepspeed == "":
+            raise ConfigError("optimizer and deepspeed must not be empty")
+        if self.resume and self.save_only_model:
+            raise ConfigError(
+                "resume and save_only_model are on; a run can only be resumed from checkpoints "
+                "that hold its optimizer too: leave one of the two out"
+            )
         if self.objective == "kto" and self.batch_size < 2:
             raise ConfigError(
                 f"batch_size is {self.batch_size!r} and objective is 'kto'; it must be at least 2, "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.training_args import OptimizerNames
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
@@ -15,7 +17,7 @@ from trl.trainer.sft_config import SFTConfig
 from agent_finetune.config import ModelConfig, TrainConfig
 from agent_finetune.contracts import LoadedModel
 from agent_finetune.errors import ConfigError
-from agent_finetune.train import pairs
+from agent_finetune.train import distributed, pairs
 from agent_finetune.train.folder import CHECKPOINTS
 
 
@@ -48,6 +50,7 @@ def trainer_config(
     # The best model can only be kept where it is saved, so patience saves at each evaluation.
     saving = evaluation if config.patience is not None else _every(config.save_steps)
     kind, own = _of_objective(config, rows)
+    _check_optimizer(config.optimizer)
     arguments = kind(
         **own,
         output_dir=str(out / CHECKPOINTS),
@@ -61,6 +64,7 @@ def trainer_config(
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.peak_learning_rate,
         lr_scheduler_type=config.schedule,
+        optim=config.optimizer,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
@@ -75,6 +79,8 @@ def trainer_config(
         prediction_loss_only=True,
         save_strategy=saving[0],
         save_steps=saving[1] or 500,
+        save_only_model=config.save_only_model,
+        deepspeed=distributed.engine_config(config, precision=precision, device=loaded.device),
         load_best_model_at_end=config.patience is not None,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
@@ -89,10 +95,11 @@ def trainer_config(
         report_to="none",
     )
     take_device(arguments, loaded.device)
+    distributed.check_launched(config, arguments.world_size)
+    steps = total_steps(config, len(rows), arguments.world_size)
     # Rounded down: Transformers rounds a share up, and a short run's first step moves nothing.
-    arguments.warmup_steps = int(
-        config.warmup * total_steps(config, len(rows), arguments.world_size)
-    )
+    arguments.warmup_steps = int(config.warmup * steps)
+    arguments.logging_steps = min(config.log_steps, steps)  # a short run says its loss, too
     return arguments
 
 
@@ -117,10 +124,22 @@ def compute_dtype(config: TrainConfig, loaded: LoadedModel) -> str:
     The weights that train are float32 masters, and autocast rounds them for each product: in
     bfloat16 the small steps of an optimizer are lost. The exception is full training of weights
     that the user asked for in bfloat16: those are trained as they are, at half the memory.
+    DeepSpeed has masters of its own, in parts, and computes with what it makes of them.
     """
+    if config.deepspeed is not None:
+        return loaded.dtype
     if config.method == "full" and keeps_format(loaded.config):
         return "float32"
     return loaded.dtype
+
+
+def _check_optimizer(name: str) -> None:
+    legal = [str(each.value) for each in OptimizerNames]
+    if name not in legal:
+        near = difflib.get_close_matches(name, legal, n=3) or legal
+        raise ConfigError(
+            f"optimizer is {name!r}, which Transformers does not know; near are {', '.join(near)}"
+        )
 
 
 def keeps_format(config: ModelConfig) -> bool:

@@ -118,7 +118,8 @@ class GradientCheck(TrainerCallback):
     """Stops before a step that would fill the weights with NaN.
 
     The loss is looked at in every forward pass, but a gradient can overflow under a loss that is
-    still finite; without this the weights would be lost and could reach a checkpoint.
+    still finite; without this the weights would be lost and could reach a checkpoint. Under
+    DeepSpeed there is no gradient to see here; `Housekeeping.training_step` looks at its norm.
     """
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:

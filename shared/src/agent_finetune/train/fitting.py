@@ -14,9 +14,10 @@ from peft import PeftModel
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from agent_finetune import adapters, artifacts, attention
+from agent_finetune.config import TrainConfig
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
 from agent_finetune.errors import ConfigError, TrainError
-from agent_finetune.train import folder, pairs, preference, record
+from agent_finetune.train import distributed, folder, pairs, preference, record
 from agent_finetune.train.arguments import (
     keeps_format,
     torch_dtype,
@@ -39,7 +40,8 @@ def fit(job: TrainJob) -> TrainResult:
     """Train, and write what the run leaves behind into `job.out`.
 
     The model is changed in place: it carries the trained adapter (or weights) afterwards, in
-    evaluation mode. Under torchrun every process calls this, and process 0 writes.
+    evaluation mode; after DeepSpeed's stage 3 it stays in parts, and the adapter on disk is the
+    one to go on with. Under torchrun every process calls this, and process 0 writes.
 
     Raises:
         ConfigError: `job.out` holds another run, or one that these settings cannot resume.
@@ -47,6 +49,7 @@ def fit(job: TrainJob) -> TrainResult:
         TrainError: The loss or a gradient is no longer a number, or memory ran out.
     """
     config = job.config.train
+    distributed.check(job.config)
     pairs.check(config.objective, job.train_rows)
     if job.retention is not None and config.method == "full":
         raise ConfigError(
@@ -63,6 +66,7 @@ def fit(job: TrainJob) -> TrainResult:
     resumes = config.resume and bool(folder.whole_checkpoints(job.out))
     with ExitStack() as stack:
         stack.enter_context(adapters.quiet())
+        stack.enter_context(distributed.engine(config))
         args = trainer_config(
             config,
             loaded,
@@ -87,7 +91,7 @@ def _with_trainable_weights(job: TrainJob) -> Any:
     if job.config.train.method == "full":
         if isinstance(model, PeftModel):
             raise ConfigError("method is 'full' and an adapter is on the model; merge it first")
-        if not keeps_format(job.loaded.config):
+        if not keeps_format(job.loaded.config) and job.config.train.deepspeed is None:
             model = model.float()
         return model.requires_grad_(True)
     if not isinstance(model, PeftModel):
@@ -109,6 +113,7 @@ def _begin(job: TrainJob, run: dict[str, Any], args: Any) -> Path | None:
         before = folder.read_run(job.out)
         if before is not None:
             folder.check_same(job.out, before, run["must_stay"])
+            folder.check_resumable(job.out, before)
             if before["status"] == "finished" and before["steps"] >= steps:
                 raise ConfigError(
                     f"{job.out}: this run finished at step {before['steps']}, and {steps} were "
@@ -156,16 +161,33 @@ def _train(
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             if job.eval_rows and not _evaluated_at_end(trainer):
                 trainer.evaluate()
-    # Out of the wrapping that casts for training: what is served must be what was saved.
-    trainer.accelerator.unwrap_model(loaded.model, keep_fp32_wrapper=False)
-    loaded.model.eval()
-    if config.method == "full":
-        loaded.model.to(torch_dtype(loaded.dtype))
+    weights = _taken_out(trainer, loaded, config)
     result = _result(job, trainer, writer)
     if writer is not None:
-        _write(job, loaded, writer.history, run, result)
+        _write(job, loaded, writer.history, run, result, weights)
     args.distributed_state.wait_for_everyone()
     return result
+
+
+def _taken_out(
+    trainer: Housekeeping, loaded: LoadedModel, config: TrainConfig
+) -> dict[str, Any] | None:
+    """Take the model out of what wraps it for training: what is served must be what was saved.
+
+    Returns:
+        What process 0 writes where no process holds a whole model, None where the model is whole.
+    """
+    trainer.accelerator.unwrap_model(loaded.model, keep_fp32_wrapper=False)
+    loaded.model.eval()
+    dtype = torch_dtype(loaded.dtype) if config.method == "full" else torch.float32
+    stage = distributed.stage_of(config)
+    if stage == 3:
+        return distributed.gathered(loaded.model, keep=trainer.args.should_save, dtype=dtype)
+    if stage is not None:
+        distributed.take_masters(loaded.model)
+    if config.method == "full":
+        loaded.model.to(dtype)
+    return None
 
 
 def _trainer(
@@ -269,10 +291,11 @@ def _write(
     history: History,
     run: dict[str, Any],
     result: TrainResult,
+    weights: dict[str, Any] | None,
 ) -> None:
     """Write weights, plot and metrics, and last of all that the run has finished."""
     with artifacts.new_folder(result.adapter_dir, replace=True) as target:
-        adapters.save(loaded.model, loaded.tokenizer, target)
+        adapters.save(loaded.model, loaded.tokenizer, target, weights=weights)
     objective = job.config.train.objective
     unit = "nats per trained token" if objective == "sft" else f"{objective}, per row"
     loss_curve(history, job.out / folder.PLOT, unit=unit)

@@ -100,6 +100,19 @@ def check_same(out: Path, run: Mapping[str, Any], must_stay: Mapping[str, Any]) 
             )
 
 
+def check_resumable(out: Path, run: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that kept no optimizer to go on with.
+
+    Raises:
+        ConfigError: Its checkpoints hold the weights alone.
+    """
+    if run["config"]["train"].get("save_only_model"):
+        raise ConfigError(
+            f"{out}: cannot resume, save_only_model was on and its checkpoints hold the weights "
+            "alone; give another out"
+        )
+
+
 def mark_whole(checkpoint: Path) -> None:
     """Say that a checkpoint is complete, once all its files are on the disk."""
     artifacts.sync_folder(checkpoint)

@@ -7,21 +7,21 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
 
 from agent_finetune import adapters, plugins, readers
-from agent_finetune.config import DataConfig, ModelConfig, RunConfig
+from agent_finetune.config import DataConfig, ModelConfig, OverlongPolicy, RunConfig
 from agent_finetune.contracts import LoadedModel, Settings, TrainJob, TrainResult
 from agent_finetune.errors import DataError, RenderError
 from agent_finetune.models import loaded_context
 from agent_finetune.readers import ReadResult
 from agent_finetune.records import BadRow, Example, Tokens
-from agent_finetune.render import Renderer
+from agent_finetune.render import FitResult, Renderer
 from agent_finetune.splits import tool_families
-from agent_finetune.train import folder, judged
+from agent_finetune.train import distributed, folder, judged
 from agent_finetune.train.pairs import Rows
 
 
@@ -56,6 +56,14 @@ class Rendered:
 
 
 Say = Callable[[str], None]
+
+
+class Fits(Protocol):
+    """Makes rows of an example, none too long; a `Renderer` does."""
+
+    def fit(self, example: Example, max_length: int, policy: OverlongPolicy) -> FitResult: ...
+
+
 RowsOf = Callable[[Renderer, int], Rows]
 """Makes rows with a model's renderer, of at most so many tokens each."""
 Read = Callable[[RunConfig, Settings, Say], RowsOf]
@@ -68,7 +76,7 @@ def run(
     *,
     report: Say,
     read: Read | None = None,
-    chat_template: str | None = None,
+    chat_template: str | Callable[[Any], str] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> TrainResult:
     """Read data, load the model, render, train, and write what the run leaves behind.
@@ -80,7 +88,8 @@ def run(
         settings: Cache, token and offline switch.
         report: Gets one line for each thing that was derived.
         read: Reads the data, where `config.data` alone does not say what it is; see `rows_of`.
-        chat_template: What the model is rendered and served with instead of its own.
+        chat_template: What the model is rendered and served with instead of its own, or what makes
+            that of its tokenizer.
         callbacks: `transformers.TrainerCallback`s that act beside the run's own.
 
     Raises:
@@ -88,6 +97,7 @@ def run(
     """
     out = Path(config.out)
     folder.check(out, resume=config.train.resume)
+    distributed.check(config)
     processes = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
     say = report if processes.is_main_process else _say_nothing
     read = read or (_demonstrations if config.train.objective == "sft" else judged.read)
@@ -96,6 +106,8 @@ def run(
     say(f"model: {loaded.resolved.name}, {loaded.dtype} on {loaded.device}")
     if loaded.config.adapter:
         say(f"adapter: {loaded.config.adapter} goes on training, with its own rank and targets")
+    if callable(chat_template):
+        chat_template = chat_template(loaded.tokenizer)
     if chat_template is not None:
         loaded.tokenizer.chat_template = chat_template
     renderer = Renderer(loaded.tokenizer, sections=config.data.sections)
@@ -137,7 +149,7 @@ def rows_of(
     read: Sequence[ReadResult],
     config: DataConfig,
     say: Say,
-) -> RowsOf:
+) -> Callable[[Fits, int], Rows]:
     """What makes rows of examples, once the model is there, and reports what it cost.
 
     Args:
@@ -148,7 +160,7 @@ def rows_of(
         say: Gets a line for each thing that was lost.
     """
 
-    def rows(renderer: Renderer, limit: int) -> Rows:
+    def rows(renderer: Fits, limit: int) -> Rows:
         train = render(renderer, training, config, limit)
         evaluation = render(renderer, held_out, config, limit)
         _tell(say, train, evaluation, limit)
@@ -229,13 +241,11 @@ def placed(config: ModelConfig, processes: PartialState) -> ModelConfig:
     return replace(config, device=f"cuda:{processes.local_process_index}")
 
 
-def render(
-    renderer: Renderer, examples: Sequence[Example], config: DataConfig, limit: int
-) -> Rendered:
+def render(renderer: Fits, examples: Sequence[Example], config: DataConfig, limit: int) -> Rendered:
     """Render every example, and count what is lost.
 
     Args:
-        renderer: Of the model's tokenizer.
+        renderer: Of the model's tokenizer, or what makes rows in its place.
         examples: What to render.
         config: Policies for bad and over-long examples.
         limit: Most tokens in a row.

@@ -14,7 +14,7 @@ import torch
 from agent_finetune import adapters
 from agent_finetune.config import TrainConfig
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
-from agent_finetune.train import pairs
+from agent_finetune.train import distributed, pairs
 from agent_finetune.train.arguments import compute_dtype
 from agent_finetune.train.history import History
 
@@ -99,10 +99,12 @@ def _must_stay(job: TrainJob, loaded: LoadedModel, processes: int) -> dict[str, 
         "learning_rate": train.peak_learning_rate,
         "schedule": train.schedule,
         "warmup": train.warmup,
+        "optimizer": train.optimizer,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "seed": train.seed,
         "processes": processes,
+        "ZeRO stage of deepspeed": distributed.stage_of(train),
         **_preference(train),
     }
 

@@ -5,6 +5,7 @@ The trainers of preferences share `Housekeeping` with it; see `agent_finetune.tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from agent_finetune import adapters, plugins
 from agent_finetune.collate import IGNORED
 from agent_finetune.errors import TrainError
 from agent_finetune.records import Tokens
+from agent_finetune.train import distributed
 from agent_finetune.train.retention import Keeper
 
 MOST_LOGITS = 2**27
@@ -62,13 +64,33 @@ class Housekeeping(Trainer):
 
         PEFT would ask a hub about the base for every checkpoint.
         """
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if sharded or not isinstance(self.model, PeftModel):
+        weights = None
+        if self.is_deepspeed_enabled:
+            weights = distributed.gathered(self.model, keep=self.args.should_save)
+        elif self.is_fsdp_enabled or not isinstance(self.model, PeftModel):
             super().save_model(output_dir, _internal_call)
-        elif self.args.should_save:
-            adapters.save(
-                self.model, self.processing_class, Path(output_dir or str(self.args.output_dir))
-            )
+            return
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            adapters.save(self.model, self.processing_class, folder, weights=weights)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Transformers' step; DeepSpeed's engine also takes the optimizer's step in it.
+
+        Its gradients are in parts and gone afterwards, so that `GradientCheck` comes too late.
+        The norm is known here, before anything of the step is written.
+
+        Raises:
+            TrainError: The gradient was no number.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # A loss scale that is too high overflows by design; the engine skips those steps.
+        stepped = self.is_deepspeed_enabled and self.accelerator.sync_gradients
+        if stepped and not self.args.fp16:
+            norm = self.accelerator.deepspeed_engine_wrapped.get_global_grad_norm()
+            if norm is not None and not math.isfinite(norm):
+                raise not_finite("the gradient", norm, self.state.global_step + 1)
+        return loss
 
     def create_model_card(self, *unused: Any, **unused_too: Any) -> None:
         """Write none: run.json says what a run was, and TRL's card would sit beside it."""
@@ -128,7 +150,8 @@ class SupervisedTrainer(Housekeeping, SFTTrainer):
 
         Transformers' own averages the means of batches.
         """
-        model: Any = self.model
+        # The engine puts a model that it holds in parts together, layer by layer.
+        model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for inputs in dataloader:
