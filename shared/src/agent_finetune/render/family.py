@@ -101,7 +101,8 @@ class Family:
         regions: list[Region] = []
         marker = _JSON_CALL.sub("", openings.call).strip()
         controls = control_tokens(self._tokenizer)
-        if not self._fields and "<tool_call>" not in marker and any(c in marker for c in controls):
+        ours = any(known in marker for known in ("<tool_call>", "<|startofthink|>"))
+        if not self._fields and not ours and any(c in marker for c in controls):
             # As Mistral's [TOOL_CALLS].
             read = _read_marked
             regions.append(Region(kind="call", open=literal(marker), read=read))

@@ -64,6 +64,11 @@ class Renderer:
         self._parser = Parser(tokenizer, self._probed, self.stop_ids)
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that it was made with."""
+        return self._tokenizer
+
+    @property
     def adaptation(self) -> Adaptation:
         """What was done to the tokenizer's chat template, and the template that came of it."""
         return self._probed.adaptation

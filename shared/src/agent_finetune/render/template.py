@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,9 @@ class Stop:
     """What the template prints where a stop that it lacks is added."""
 
 
+_WRITTEN = re.compile(r"<\|\w+\|>")
+
+
 def find_stop(ended: str, followed: str, controls: Sequence[str]) -> Stop | None:
     """The text that a model says to end its turn.
 
@@ -107,7 +111,8 @@ def find_stop(ended: str, followed: str, controls: Sequence[str]) -> Stop | None
     Returns:
         The last special token that both have; else the first of `ended` (gpt-oss ends with one
         that only stands there); else, where `ended` is blank, the first of `followed`; else the
-        words that both have; None when there are none.
+        last of what both have that is written as such a token (`<|endofthink|>`, which is no token
+        of MSAgent's models); else the words that both have; None when there are none.
     """
     shared = common_prefix(ended, followed)
     if tokens := _find(shared, controls):
@@ -116,6 +121,8 @@ def find_stop(ended: str, followed: str, controls: Sequence[str]) -> Stop | None
         return Stop(text=tokens[0], rendered=True)
     if not ended.strip() and (tokens := _find(followed, controls)):
         return Stop(text=tokens[0], rendered=False)
+    if written := _WRITTEN.findall(shared):
+        return Stop(text=written[-1], rendered=True)
     words = shared.strip() if shared.strip() == ended.strip() else shared.rpartition("\n")[0]
     return Stop(text=words.strip(), rendered=True) if words.strip() else None
 

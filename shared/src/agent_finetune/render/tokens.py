@@ -48,14 +48,14 @@ def completion(
     Raises:
         RenderError: No tokenization decodes to the right text.
     """
-    whole = _encode(tokenizer, served + said)
+    whole = encode(tokenizer, served + said)
     count = len(prompt)
     if whole.ids[:count] == tuple(prompt):
         return _shifted(whole, count, len(served))
     expected = decode(tokenizer, whole.ids)
     for anchor in (*_ANCHORS, *tokenizer.all_special_tokens):
-        before = _encode(tokenizer, anchor).ids
-        both = _encode(tokenizer, anchor + said)
+        before = encode(tokenizer, anchor).ids
+        both = encode(tokenizer, anchor + said)
         if both.ids[: len(before)] != before:
             continue
         found = _shifted(both, len(before), len(anchor))
@@ -67,7 +67,8 @@ def completion(
     )
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+    """Ids of a rendered text, nothing put before it, and the characters that each covers."""
     if tokenizer.is_fast:
         made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         offsets = tuple((start, end) for start, end in made["offset_mapping"])
