@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["model", "dataset"]
 
@@ -129,7 +129,7 @@ def _model_defect(folder: Path, *, code: bool) -> str | None:
     if not (folder / "config.json").is_file():
         return "no config.json"
     if (folder / INDEX).is_file():
-        shards = set(_read(folder / INDEX).get("weight_map", {}).values())
+        shards = set(_object(_read(folder / INDEX).get("weight_map")).values())
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:
             return f"{missing[0]} and {len(missing) - 1} more files of weights are missing"
@@ -150,20 +150,22 @@ def own_code(folder: Path) -> frozenset[str]:
     """
     found = set()
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            for value in dict(_read(folder / name).get("auto_map") or {}).values():
-                for place in value if isinstance(value, list) else [value]:
-                    if isinstance(place, str) and "--" not in place:
-                        found.add(f"{place.partition('.')[0]}.py")
+        for value in _object(_read(folder / name).get("auto_map")).values():
+            for place in value if isinstance(value, list) else [value]:
+                if isinstance(place, str) and "--" not in place:
+                    found.add(f"{place.partition('.')[0]}.py")
     return frozenset(found)
 
 
-def _read(path: Path) -> dict[str, object] | dict[str, dict[str, str]]:
+def _read(path: Path) -> dict[str, Any]:
     """A JSON object of a folder; what is none holds nothing, and loading will tell."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return _object(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
+
+
+def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 

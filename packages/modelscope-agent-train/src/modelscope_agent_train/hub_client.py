@@ -200,8 +200,9 @@ def _list(repo: Repo, api: HubApi, site: str, settings: HubSettings) -> Sequence
         return api.list_repo_files(repo.id, repo.kind, revision=repo.revision or DEFAULT_REVISION)
     except APIError as error:
         if error.status_code in (401, 403):
-            raise _refusal(error.status_code, repo, site, settings) from error
-        raise HubError("unreachable", f"its files: {cleaned(error, settings)}") from error
+            # Its text is what the hub said, which may be the token.
+            raise _refusal(error.status_code, repo, site, settings) from None
+        raise HubError("unreachable", f"its files: {cleaned(error, settings)}") from None
     except ClientError as error:
         raise HubError("unreachable", f"its files: {cleaned(error, settings)}") from error
 
