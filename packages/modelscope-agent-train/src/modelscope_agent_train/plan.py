@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +19,7 @@ from agent_finetune.config import (
     Schedule,
     TrainConfig,
 )
+from agent_finetune.contracts import Settings
 from agent_finetune.errors import ConfigError
 from modelscope_agent_train import model_types
 from modelscope_agent_train.arguments import CommonArguments, SftArguments
@@ -53,6 +54,8 @@ class Chosen:
     label: str
     """Folder of its runs under output_dir."""
     type: ModelType | None
+    overrides: bool = False
+    """Whether `model_id_or_path` stands in for the type's own weights."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -60,7 +63,7 @@ class Chosen:
 
         A model given instead of one with code of its own has other layers than that.
         """
-        if self.type is None or (self.type.own_code and self.name != self.type.id):
+        if self.type is None or (self.type.own_code and self.overrides):
             return (ALL_LINEAR,)
         return self.type.targets
 
@@ -82,15 +85,48 @@ def chosen_model(arguments: CommonArguments) -> Chosen:
         )
     if given is not None:
         label = arguments.model_type or Path(given).name.removesuffix(".gguf") or "model"
-        return Chosen(name=given, revision=arguments.model_revision, label=label, type=known)
+        revision = arguments.model_revision
+        return Chosen(name=given, revision=revision, label=label, type=known, overrides=True)
     assert known is not None
     model_types.check_loads(known, trust_remote_code=arguments.trust_remote_code)
-    name, revision = known.id, known.revision
-    if arguments.hub == "huggingface" and known.hf_id is not None:
-        name, revision = known.hf_id, None  # a revision of the other hub means nothing there
     return Chosen(
-        name=name, revision=arguments.model_revision or revision, label=known.name, type=known
+        name=known.id,
+        revision=arguments.model_revision or known.revision,
+        label=known.name,
+        type=known,
     )
+
+
+def located(
+    arguments: CommonArguments, chosen: Chosen, settings: Settings, say: Callable[[str], None]
+) -> Chosen:
+    """The model after it was fetched: by the name under which the kernel finds it again.
+
+    Raises:
+        FinetuneError: It is nowhere; each place says why.
+    """
+    from modelscope_agent_train import hub
+
+    known = None if chosen.overrides else chosen.type
+    found = hub.resolve(
+        chosen.name,
+        chosen.revision,
+        settings=settings,
+        hub=cast("hub.Hub", arguments.hub),
+        local_files_only=arguments.local_files_only,
+        exact=known is None or arguments.model_revision is not None,
+        hf_id=None if known is None else known.hf_id,
+        trust_remote_code=arguments.trust_remote_code,
+        say=say,
+    )
+    if found.revision is not None:  # of Hugging Face, a commit
+        return replace(chosen, name=found.name, revision=found.revision)
+    if Path(chosen.name).expanduser().exists() or found.gguf_file is not None:
+        return chosen
+    revision = chosen.revision
+    if revision is not None and hub.cached_model(chosen.name, revision) is None:
+        revision = None  # another one was taken, and told
+    return replace(chosen, revision=revision)
 
 
 def attention_of(arguments: CommonArguments, machine: Machine) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,6 +61,12 @@ def runs(parent: Path) -> Iterator[tuple[int, Path]]:
     for path in parent.iterdir() if parent.is_dir() else ():
         if match := _VERSION.fullmatch(path.name):
             yield int(match[1]), path
+
+
+def remove_empty(run: Path) -> None:
+    """Take back the folder of a run that failed before it wrote anything."""
+    with suppress(OSError):  # there is something in it, or it is gone
+        run.rmdir()
 
 
 def find_checkpoint(word: str, parent: Path) -> Checkpoint | None:

@@ -113,6 +113,7 @@ def sft(
     state = _processes(arguments)
     machine = machine_of(arguments, state.num_processes)
     say: Say = (report or _silent) if state.is_main_process else _silent
+    chosen = plan.located(arguments, chosen, settings, say)
     out, resumed = _folder(arguments, parent, state)
     config = plan.run_config(arguments, chosen, machine, out=out, resume=resumed is not None)
     facts = telling.Facts(
@@ -121,7 +122,18 @@ def sft(
     effects = telling.of(facts, telling.given_in(arguments) if given is None else given)
     say(telling.table(effects, ignored))
     data = _Data()
-    result = job.run(config, settings, report=say, read=_reader(arguments, data))
+    try:
+        result = job.run(
+            config,
+            settings,
+            report=say,
+            read=_reader(arguments, data),
+            chat_template=_template(arguments, config, settings),
+        )
+    except FinetuneError:
+        if state.is_main_process:
+            run_folders.remove_empty(out)
+        raise
     if not state.is_main_process:
         return SftResult(
             output_dir=out, adapter_dir=result.adapter_dir, metrics=result.metrics, effects=effects
@@ -188,17 +200,29 @@ def _made_folder(arguments: SftArguments, parent: Path) -> tuple[str, str | None
     return str(out), str(checkpoint.path)
 
 
+def _template(arguments: SftArguments, config: RunConfig, settings: Settings) -> str | None:
+    """The text of 2023 as a chat template, so that whoever serves the model speaks it."""
+    if not arguments.legacy_format:
+        return None
+    from agent_finetune import models, plugins
+    from modelscope_agent_train import legacy
+
+    resolved = plugins.resolve_model(config.model.model, config.model.revision, settings)
+    return legacy.template(models.load_tokenizer(config.model, resolved, settings))
+
+
 def _reader(arguments: SftArguments, data: _Data) -> Callable[[RunConfig, Settings, Say], RowsOf]:
     """What reads the data for `job.run`, and keeps the held-out examples for the end."""
 
     def read(config: RunConfig, settings: Settings, say: Say) -> RowsOf:
-        from agent_finetune.train.job import rows_of
-        from modelscope_agent_train import sources, splits
+        from agent_finetune.train import job
+        from modelscope_agent_train import legacy, sources, splits
 
+        rows_of = legacy.rows_of if arguments.legacy_format else job.rows_of
         found = sources.read_dataset(
             sources.names_of(config.data.data),
             settings=settings,
-            format=config.data.format,
+            format=legacy.FORMAT if arguments.legacy_format else config.data.format,
             on_bad_row=config.data.on_bad_row,
             sample=arguments.dataset_sample,
             seed=arguments.dataset_seed,
@@ -269,7 +293,8 @@ def _measure(
     """Tool calls on the held-out examples, of the weights as they were written."""
     from agent_finetune import adapters
     from agent_finetune.evaluate import progress
-    from modelscope_agent_train.evaluation.evaluating import evaluate_examples
+    from modelscope_agent_train.evaluation import evaluate_examples
+    from modelscope_agent_train.evaluation.legacy_text import evaluate_text
 
     most = arguments.evaluate_sample
     chosen = held_out if most == -1 else held_out[:most]
@@ -277,7 +302,8 @@ def _measure(
         say(f"evaluation: {len(chosen)} of {len(held_out)} held-out rows (--evaluate_sample)")
     loaded = adapters.open_model(as_trained(config, result.adapter_dir), settings)
     with progress("answers") as on_progress:
-        report = evaluate_examples(
+        measure = evaluate_text if arguments.legacy_format else evaluate_examples
+        report = measure(
             loaded, chosen, max_new_tokens=arguments.max_new_tokens, on_progress=on_progress
         )
     folder = Path(config.out) / "evaluation"
