@@ -173,9 +173,10 @@ def _in_order(steps: Iterable[Message]) -> Iterator[Message]:
 
 
 def _think(call: ToolCall) -> str:
-    """A call's block; characters of a tag inside its strings are escaped, as JSON allows."""
+    """A call's block; what would end it is escaped inside its strings, as JSON allows."""
     content = {"api_name": call.name, "parameters": dict(call.arguments)}
-    text = json.dumps(content, ensure_ascii=False).replace("<|", "\\u003c|")
+    text = json.dumps(content, ensure_ascii=False)
+    text = text.replace("<|", "\\u003c|").replace("```", "\\u0060``")
     return f"<|startofthink|>```JSON\n{text}\n```<|endofthink|>"
 
 

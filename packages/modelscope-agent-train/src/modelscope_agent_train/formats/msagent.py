@@ -71,6 +71,8 @@ def read_row(row: Row) -> Example:
         if role == "system":
             text, plugins = without_plugins(text, what)
             tools += plugins
+            if not text.strip():  # nothing but plugins
+                continue
         dialogue.add(Message(role=role, text=text))
     return dialogue.example(row, tools)
 
