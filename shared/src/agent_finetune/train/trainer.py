@@ -87,9 +87,7 @@ class Housekeeping(Trainer):
         # A loss scale that is too high overflows by design; the engine skips those steps.
         stepped = self.is_deepspeed_enabled and self.accelerator.sync_gradients
         if stepped and not self.args.fp16:
-            norm = self.accelerator.deepspeed_engine_wrapped.get_global_grad_norm()
-            if norm is not None and not math.isfinite(norm):
-                raise not_finite("the gradient", norm, self.state.global_step + 1)
+            check_engine(self.accelerator, self.state.global_step + 1)
         return loss
 
     def create_model_card(self, *unused: Any, **unused_too: Any) -> None:
@@ -201,6 +199,21 @@ def trained_loss(model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, t
         logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum"
     )
     return total, (targets != IGNORED).sum()
+
+
+def check_engine(accelerator: Any, step: int) -> None:
+    """Stop a run whose engine met a gradient that is no number.
+
+    Args:
+        accelerator: Of a run with DeepSpeed.
+        step: The step that the engine has just taken.
+
+    Raises:
+        TrainError: It did.
+    """
+    norm = accelerator.deepspeed_engine_wrapped.get_global_grad_norm()
+    if norm is not None and not math.isfinite(norm):
+        raise not_finite("the gradient", norm, step)
 
 
 def not_finite(what: str, value: float, step: int) -> TrainError:
