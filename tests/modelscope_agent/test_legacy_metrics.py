@@ -132,7 +132,7 @@ def test_the_order_of_sentences_and_repetition_count_today():
 
 
 def test_a_reference_that_does_not_parse_was_scored_as_words():
-    torn = '<|startofthink|>```JSON\n{"api_name": "f", "parameters": {"x": "a "b""}}\n```<|endofthink|>'
+    torn = think("f", {"x": 1}).replace("1", '"a "b""')
     found = evaluate([torn], [think("f", {"x": "b"})])
     assert (found.call_steps, found.text_steps) == (0, 1)
 

@@ -54,17 +54,16 @@ class EvalArguments(CommonArguments):
         ):
             if value < 1:
                 raise ConfigError(f"--{name} is {value!r}; it must be at least 1")
-        _check_pairs(self)
-
-
-def _check_pairs(arguments: EvalArguments) -> None:
-    for one, other in (("endpoint", "endpoint_model"), ("ref_path", "pred_path")):
-        given = {"endpoint": arguments.endpoint, "endpoint_model": arguments.endpoint_model}
-        given |= {"ref_path": arguments.ref_path, "pred_path": arguments.pred_path}
-        if (given[one] is None) != (given[other] is None):
-            raise ConfigError(f"--{one} and --{other} go together; give both or neither")
-    if arguments.endpoint and arguments.legacy_format:
-        raise ConfigError("--legacy_format needs the model itself; an endpoint has its own form")
+        for one, other, values in (
+            ("endpoint", "endpoint_model", (self.endpoint, self.endpoint_model)),
+            ("ref_path", "pred_path", (self.ref_path, self.pred_path)),
+        ):
+            if values.count(None) == 1:
+                raise ConfigError(f"--{one} and --{other} go together; give both or neither")
+        if self.endpoint and self.legacy_format:
+            raise ConfigError(
+                "--legacy_format needs the model itself; an endpoint has its own form"
+            )
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
@@ -222,6 +221,7 @@ def _key(path: str | None) -> Secret | None:
 def _model(arguments: EvalArguments, examples: Sequence[Example], settings: Settings) -> Report:
     from agent_finetune import adapters
     from agent_finetune.evaluate import progress
+    from agent_finetune.models import loaded_context
     from modelscope_agent_train.evaluation import checkpoints, evaluate_examples
 
     config, found = checkpoints.configure(arguments, arguments.ckpt_dir, settings, say=_tell)
@@ -230,7 +230,7 @@ def _model(arguments: EvalArguments, examples: Sequence[Example], settings: Sett
     with progress("answers") as on_progress:
         if arguments.legacy_format:
             return _legacy_text(arguments, loaded, examples, on_progress)
-        return evaluate_examples(
+        report = evaluate_examples(
             loaded,
             checkpoints.with_system(examples, found.system if found else None),
             batch_size=arguments.batch_size,
@@ -239,6 +239,14 @@ def _model(arguments: EvalArguments, examples: Sequence[Example], settings: Sett
             legacy=arguments.legacy_metrics,
             on_progress=on_progress,
         )
+    _warn_of_long_prompts(report, loaded_context(loaded))
+    return report
+
+
+def _warn_of_long_prompts(report: Report, context: int) -> None:
+    long = sum((row["prompt_tokens"] or 0) > context for row in report.rows)
+    if long:
+        _tell(f"{long} steps have a prompt beyond the model's context of {context} tokens")
 
 
 def _legacy_text(

@@ -10,7 +10,8 @@ a task in another way than the recording counts as diverged; what is measured is
 
 Measures, each over all runs unless said:
 
-- `success`: runs that were followed to the end.
+- `success`: runs that were followed to the end. `success_calling`: of those that want a call
+  somewhere, since runs of words alone are followed unless there is a call.
 - `progress`: mean share of a run's steps that were made before it ended or diverged.
 - `wrong_name`, `wrong_arguments`, `missing`, `spurious`, `broken`: runs that diverged so.
 - `rouge_l`: over the steps of words that were reached.
@@ -72,8 +73,12 @@ class _Run:
     rouge: list[float] = field(default_factory=list)
 
     @property
+    def whole(self) -> bool:
+        return self.made == len(self.steps)
+
+    @property
     def live(self) -> bool:
-        return self.diverged is None and self.made < len(self.steps)
+        return self.diverged is None and not self.whole
 
     def asks(self) -> Asked:
         return Asked(
@@ -181,8 +186,10 @@ def _same(call: ToolCall, right: AcceptedCall) -> bool:
 
 def _measures(runs: Sequence[_Run]) -> dict[str, Measure]:
     n = len(runs)
+    calling = [run for run in runs if any(step.calls for step in run.steps)]
     found: dict[str, Measure | None] = {
-        "success": metrics.rate(sum(run.made == len(run.steps) for run in runs), n),
+        "success": metrics.rate(sum(run.whole for run in runs), n),
+        "success_calling": metrics.rate(sum(run.whole for run in calling), len(calling)),
         "progress": metrics.mean([run.made / len(run.steps) for run in runs]),
     }
     for how in DIVERGENCES:
