@@ -8,6 +8,7 @@ from agent_finetune import readers
 from agent_finetune.contracts import Settings
 from agent_finetune.errors import DataError
 from agent_finetune.records import Message, ToolCall
+from modelscope_agent_train.formats import repair
 
 NESTED = {
     "plugin_name": "modelscope_text-ie",
@@ -149,6 +150,54 @@ def test_line_breaks_inside_a_call_are_read_as_they_are(read):
     assert called.tool_calls[0].arguments == {"text": "two\nlines"}
 
 
+def test_words_before_a_call_are_kept_wherever_they_stand(read):
+    inside = CALL.replace("```JSON", "I need it.\n```JSON")
+    assert steps(read, f"First.{inside}")[0].text == "First.\nI need it."
+    (called,) = steps(read, "<|startofthink|>I call {'name': 'weather'}<|endofthink|>")
+    assert (called.text, called.tool_calls[0].name) == ("I call", "weather")
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "repairs"),
+    [
+        ('{"name": "f", "parameters": "{\\"a\\": 1}"}', {"a": 1}, []),
+        ("{'name': 'f', 'parameters': {'a': None}}", {"a": None}, ["python-literal"]),
+        ('{"name": "f", "parameters": {"a": 1,},}', {"a": 1}, ["trailing-commas"]),
+        ('{"name": "f", "parameters": {"a": "x\ny"}}', {"a": "x\ny"}, ["raw-line-breaks"]),
+        (
+            '{"name": "f", "parameters": {"a": "say "x" twice"}}',
+            {"a": 'say "x" twice'},
+            ["guessed"],
+        ),
+        ('{"name": "f", "parameters": ""}', {}, []),
+    ],
+)
+def test_a_call_that_is_almost_json_is_repaired_and_it_is_noted(read, call, arguments, repairs):
+    with repair.noted() as noted:
+        (called,) = steps(read, think(call))
+    assert (called.tool_calls[0].arguments, noted) == (arguments, repairs)
+
+
+def test_flat_plugins_need_no_numbers_and_broken_ones_are_repaired(read):
+    other = json.dumps({**FLAT, "name": "clock"}).replace('"}', '",}')
+    system = f"Call:\n{json.dumps(FLAT)}\n2. {other}\n\nGo."
+    (example,) = read({"conversations": turns(system=system)}).examples
+    assert example.tool_names == ("weather", "clock")
+    assert example.messages[0].text == "Call:\n\nGo."
+
+
+def test_a_round_without_an_answer_is_left_out(read):
+    row = {"conversations": [*turns("")[:1], *turns("")[1:], *turns()[1:]]}
+    (example,) = read(row, format="msagent").examples
+    assert [m.role for m in example.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+
+
 def test_rows_without_tags_are_left_to_the_kernel(read):
     talk = [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}]
     assert read({"conversations": talk}).format == "sharegpt"
@@ -163,6 +212,11 @@ def test_rows_without_tags_are_left_to_the_kernel(read):
         ({"conversations": [{"from": "user", "value": 3}]}, "value is 3"),
         ({"conversations": turns("<|startofthink|>oops")}, "startofthink.> has no partner"),
         ({"conversations": turns(executed("1"))}, "an exec block with no call before it"),
+        ({"conversations": turns(think(think("{}")))}, "has no partner"),
+        (
+            {"conversations": turns(think('{"name": "f", "parameters": "oops"}'))},
+            "'f': 'oops' holds",
+        ),
         ({"conversations": turns(think("oops"))}, "a think block holds no call"),
         ({"conversations": turns(think('{"url": ""}'))}, "names no api; keys are 'url'"),
         ({"conversations": turns(think('{"name": "f", "parameters": 3}'))}, "'f' is 3"),

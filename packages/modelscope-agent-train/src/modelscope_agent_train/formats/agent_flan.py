@@ -58,7 +58,8 @@ def read_row(row: Row) -> Example:
     for what, turn in turns.turns(row, KEY):
         role = turns.role(turn, what, LEGAL, "role")
         text = turns.said(turn, what, "content").strip()
-        read.append(Message(role=role, text=text, trained=trained(turn, what)))
+        learned = trained(turn, what) or role != "assistant"
+        read.append(Message(role=role, text=text, trained=learned))
     called = _as_calls(read)
     messages, tools = called or (read, [])
     dialogue = turns.Dialogue()

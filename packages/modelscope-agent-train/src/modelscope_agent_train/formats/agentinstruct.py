@@ -53,7 +53,8 @@ def read_row(row: Row) -> Example:
     dialogue = turns.Dialogue()
     for what, turn in turns.turns(row):
         role, text = turns.role(turn, what, LEGAL), turns.said(turn, what)
-        dialogue.add(Message(role=role, text=text.strip(), trained=trained(turn, what)))
+        learned = trained(turn, what) or role != "assistant"
+        dialogue.add(Message(role=role, text=text.strip(), trained=learned))
     return dialogue.example(row)
 
 

@@ -15,7 +15,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -100,10 +100,9 @@ def load_value(text: str) -> Repaired:
         if "twice" in str(error):  # which of the two was meant is for nobody to say
             raise
         why = str(error)
-    for attempt in (_mended, _literal):
-        if (found := attempt(text)) is not None:
-            note(*found.repairs)
-            return found
+    if (found := _mended(text)) is not None:
+        note(*found.repairs)
+        return found
     raise DataError(why)
 
 
@@ -151,35 +150,32 @@ def _object(text: str) -> Mapping[str, Any]:
 
 
 def _mended(text: str) -> Repaired | None:
-    """JSON after the fewest of our repairs, in their order."""
-    made: list[str] = []
+    """What the text says after the fewest of our repairs: as JSON, or else in Python."""
+    stages = list(_stages(text))
+    for made, mended in stages:
+        for last, written in (((), mended), (("stray-backslashes",), _without_stray(mended))):
+            with suppress(DataError):
+                return Repaired(value=strictjson.loads(written), repairs=(*made, *last))
+    for made, mended in stages:
+        for written in (mended, WORD.sub(lambda m: m[1] or PYTHON[m[2]], mended)):
+            with suppress(DataError):
+                return Repaired(value=_python(written), repairs=(*made, "python-literal"))
+    return None
+
+
+def _stages(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The text as it is, and after one repair more each time, with the names of these."""
+    made: tuple[str, ...] = ()
+    yield made, text
     for name, repair in (
         ("raw-line-breaks", _without_raw),
-        ("stray-backslashes", _without_stray),
-        ("trailing-commas", lambda t: TRAILING.sub(_kept, t)),
+        ("trailing-commas", lambda t: TRAILING.sub(lambda m: m[1] or "", t)),
         ("missing-commas", lambda t: MISSING.sub(lambda m: m[1] or ",", t)),
     ):
         changed = repair(text)
-        if changed == text:
-            continue
-        text, made = changed, [*made, name]
-        for read in (strictjson.loads, _python):
-            try:
-                value = read(text)
-            except DataError:
-                continue
-            names = made if read is strictjson.loads else [*made, "python-literal"]
-            return Repaired(value=value, repairs=tuple(names))
-    return None
-
-
-def _literal(text: str) -> Repaired | None:
-    for written in (text, WORD.sub(lambda m: m[1] or PYTHON[m[2]], text)):
-        try:
-            return Repaired(value=_python(written), repairs=("python-literal",))
-        except DataError:
-            continue
-    return None
+        if changed != text:
+            text, made = changed, (*made, name)
+            yield made, text
 
 
 def _python(text: str) -> Any:
@@ -209,6 +205,8 @@ def _guessed(text: str) -> Mapping[str, Any] | None:
 
     if len(text) > LONGEST_GUESS or re.search(r"\b(?:NaN|Infinity)\b", text):
         return None
+    if _is_literal(text):
+        return None  # what it says is clear, and no JSON
     try:
         value = repair_json(text, return_objects=True, skip_json_loads=True)
         written = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -217,6 +215,14 @@ def _guessed(text: str) -> Mapping[str, Any] | None:
         return None
     same = isinstance(value, Mapping) and value and _words(written) == _words(text)
     return value if same else None
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _words(text: str) -> list[str]:
@@ -241,7 +247,3 @@ def _without_stray(text: str) -> str:
         return "'" if match[1] == "'" else rf"\\{match[1]}"
 
     return DOUBLE.sub(lambda quoted: STRAY.sub(legal, quoted[0]), text)
-
-
-def _kept(match: re.Match[str]) -> str:
-    return match[1] or ""

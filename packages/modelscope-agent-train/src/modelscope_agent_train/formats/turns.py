@@ -146,7 +146,7 @@ class Dialogue:
         if last_only:
             if not messages or messages[-1].role != "assistant":
                 raise DataError("the last turn is not the assistant's; it is what is trained here")
-            messages = [replace(m, trained=False) for m in messages[:-1]] + messages[-1:]
+            messages = [*map(_context, messages[:-1]), messages[-1]]
         offered: list[Mapping[str, Any]] = []
         offered += (tool for tool in tools if tool not in offered)
         example = as_example(row, messages, tuple(offered))
@@ -158,6 +158,10 @@ class Dialogue:
         if self.messages and self.messages[-1].role == "user":
             self.messages.pop()
         repair.note("empty-turn")
+
+
+def _context(message: Message) -> Message:
+    return replace(message, trained=False) if message.role == "assistant" else message
 
 
 def tool(name: object, description: object, parameters: object, what: str) -> Mapping[str, Any]:
