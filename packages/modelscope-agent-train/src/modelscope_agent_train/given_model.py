@@ -91,7 +91,8 @@ def digest(base: torch.nn.Module) -> str:
         if ".lora_" in name or not isinstance(weight, torch.Tensor):
             continue
         whole.update(f"{name.replace('.base_layer', '')} {tuple(weight.shape)}".encode())
-        whole.update(memoryview(weight.detach().cpu().contiguous().view(-1).view(torch.uint8)))
+        raw = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        whole.update(memoryview(raw.numpy()))
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from modelscope.trainers.base import BaseTrainer
 from modelscope.trainers.hooks.builder import HOOKS
 from modelscope.trainers.utils.log_buffer import LogBuffer
@@ -22,8 +23,8 @@ from modelscope.utils.logger import get_logger
 from modelscope.utils.registry import build_from_cfg
 from peft import PeftModel
 
-from agent_finetune import evaluate as kernel_evaluation
 from agent_finetune import adapters, generate, plugins
+from agent_finetune import evaluate as kernel_evaluation
 from agent_finetune.config import AdapterConfig, DataConfig, ModelConfig, RunConfig
 from agent_finetune.contracts import LoadedModel, Settings, TrainJob, TrainResult
 from agent_finetune.errors import ConfigError
@@ -31,6 +32,7 @@ from agent_finetune.models import loaded_context
 from agent_finetune.records import Example
 from agent_finetune.render import Renderer
 from agent_finetune.settings import read_settings
+from agent_finetune.train import distributed
 from agent_finetune.train.job import placed
 from modelscope_agent_train import dataset, given_model, host_config, outputs_of_trainer, restoring
 from modelscope_agent_train.host_hooks import HookRunner, priority_of
@@ -248,6 +250,7 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
         if not load_all_state:
             raise ConfigError("load_all_state is False; give the checkpoint as model instead")
         config = self._run_config(resume=checkpoint_path is not None)
+        distributed.check(config)
         if checkpoint_path is not None:
             restoring.check_newest(Path(self.work_dir), Path(checkpoint_path))
         job = TrainJob(
@@ -383,6 +386,7 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
         tokenizers: list[Any],
         adapter: AdapterConfig | None,
     ) -> None:
+        processes = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         if isinstance(model, torch.nn.Module):
             found = given_model.take(model, tokenizers, self.settings, seed=self._seed)
         else:
@@ -393,7 +397,7 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
                 dtype=self._dtype(),
                 trust_remote_code=trust_remote_code,
             )
-            found = given_model.load(_placed(config), self.settings)
+            found = given_model.load(placed(config, processes), self.settings)
         self.loaded: LoadedModel = given_model.with_adapter(found, adapter, seed=self._seed)
         if isinstance(self.loaded.model, PeftModel):
             self.method = "lora"
@@ -552,13 +556,6 @@ def _has_adapter(model: Any) -> bool:
     from modelscope_agent_train.tuners import TUNED
 
     return isinstance(model, PeftModel) or TUNED in getattr(model, "__dict__", {})
-
-
-def _placed(config: ModelConfig) -> ModelConfig:
-    """On this process's own GPU, where torchrun started several."""
-    from accelerate import PartialState
-
-    return placed(config, PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available()))
 
 
 module_loaded(__name__)
