@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = asked.path.removeprefix("/api/v1/")
         if path == "models":
             return self.create(body)
-        key, _, what = path.removeprefix("repos/").partition("/info/lfs/objects/batch")
+        key, _, _ = path.removeprefix("repos/").partition("/info/lfs/objects/batch")
         if key != path.removeprefix("repos/"):
             objects = [
                 {"oid": blob["oid"], "actions": {"upload": {"href": self.blob_url(blob["oid"])}}}

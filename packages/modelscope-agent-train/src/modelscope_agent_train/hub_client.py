@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from agent_finetune.errors import ModelError
 from modelscope_agent_train import hub_cache
 from modelscope_agent_train.hub_cache import DEFAULT_REVISION, PICKLES, Repo
 from modelscope_agent_train.hub_settings import HubSettings
@@ -93,7 +94,7 @@ def _find_site(repo: Repo, settings: HubSettings) -> str:
     errors = []
     for site in settings.sites:
         try:
-            _check_revision(repo, _revisions(repo, site, settings), site)
+            _check_revision(repo, revisions(repo, site, settings), site)
         except HubError as error:
             if error.why == "refused":
                 raise
@@ -104,8 +105,33 @@ def _find_site(repo: Repo, settings: HubSettings) -> str:
     raise (unreachable or errors)[0]
 
 
-def _revisions(repo: Repo, site: str, settings: HubSettings) -> frozenset[str]:
-    """Branches and tags, by one request without retries, so that a bad name is told at once."""
+def has_token(settings: HubSettings) -> bool:
+    """Whether there is one, in the settings or of `modelscope login`."""
+    return bool(_config(settings, settings.sites[0]).token)
+
+
+@contextmanager
+def told(settings: HubSettings, what: str) -> Iterator[None]:
+    """Tell what ModelScope's client raises in one line, without the token.
+
+    Raises:
+        ModelError: It raised something.
+    """
+    from modelscope_hub.errors import HubError as ClientError
+
+    try:
+        yield
+    except (ClientError, OSError) as error:
+        # Its text may be what the hub said, and that the token; hence no cause is shown.
+        raise ModelError(f"{what}: {cleaned(error, settings)}") from None
+
+
+def revisions(repo: Repo, site: str, settings: HubSettings) -> frozenset[str]:
+    """Branches and tags, by one request without retries, so that a bad name is told at once.
+
+    Raises:
+        HubError: The hub does not have it, does not answer, or refuses.
+    """
     import requests
 
     token = _config(settings, site).token
