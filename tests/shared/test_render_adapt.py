@@ -379,6 +379,13 @@ def test_the_stop_is_what_ends_a_turn_in_the_middle_and_at_the_end(ended, follow
     assert (found.text if found else None) == stop
 
 
+def test_a_stop_may_be_written_as_a_control_token_and_be_none():
+    ended = '"}\n```<|endofthink|>\n\n'
+    found = find_stop(ended, ended + "<|startofexec|>1", ["<end>"])
+    assert found is not None
+    assert (found.text, found.rendered) == ("<|endofthink|>", True)
+
+
 def test_rendering_needs_no_torch():
     code = (
         "import sys\n"

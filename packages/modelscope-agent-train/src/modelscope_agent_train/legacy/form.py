@@ -12,7 +12,8 @@ from modelscope_agent_train.legacy.reading import Conversation
 SYSTEM = "<|system|>:"
 USER = "\n\n<|user|>:"
 ASSISTANT = "\n\n<|assistant|>:"
-END = "\n\n</s>"
+WRITTEN_END = "</s>"
+END = "\n\n" + WRITTEN_END
 THINK, THINK_END = "<|startofthink|>", "<|endofthink|>"
 EXEC, EXEC_END = "<|startofexec|>", "<|endofexec|>"
 

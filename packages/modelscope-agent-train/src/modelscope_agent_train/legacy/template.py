@@ -14,6 +14,7 @@ from modelscope_agent_train.legacy.form import (
     THINK,
     THINK_END,
     USER,
+    WRITTEN_END,
 )
 from modelscope_agent_train.legacy.tokens import beginning
 
@@ -69,7 +70,7 @@ _MESSAGE = """
         + ', "parameters": ' + (given if given is string else given | tojson) + '}'
         + UNFENCE + THINK_END -}}
   {%- else -%}
-    {{- END + ('' if END[-(eos_token | length):] == eos_token else eos_token) -}}
+    {{- END + ('' if eos_token == WRITTEN_END else eos_token) -}}
   {%- endif -%}
 {%- endif -%}
 """
@@ -92,6 +93,7 @@ _NAMES = {
     "USER": USER,
     "ASSISTANT": ASSISTANT,
     "END": END,
+    "WRITTEN_END": WRITTEN_END,
     "THINK": THINK,
     "THINK_END": THINK_END,
     "EXEC": EXEC,

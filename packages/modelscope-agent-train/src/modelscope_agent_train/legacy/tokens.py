@@ -27,13 +27,13 @@ from agent_finetune.render.fit import fit
 from agent_finetune.render.sections import Span, per_token
 from agent_finetune.render.steps import Step, join, runs
 from modelscope_agent_train.legacy import form
-from modelscope_agent_train.legacy.form import END, EXEC, THINK, THINK_END
+from modelscope_agent_train.legacy.form import END, EXEC, THINK, THINK_END, WRITTEN_END
 from modelscope_agent_train.legacy.reading import Conversation
-
-_CALL = re.compile(rf"{re.escape(THINK)}.*?(?:{re.escape(THINK_END)}|$)", re.DOTALL)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_CALL = re.compile(rf"{re.escape(THINK)}.*?(?:{re.escape(THINK_END)}|$)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ def stop(tokenizer: PreTrainedTokenizerBase) -> Stop:
     eos, eos_id = tokenizer.eos_token, tokenizer.eos_token_id
     if eos is None or eos_id is None:
         raise RenderError("the tokenizer has no end-of-sequence token; nothing would end a turn")
-    ending = END if END.endswith(eos) else END + eos
+    ending = END if eos == WRITTEN_END else END + eos
     found = encoding.prompt_ids(tokenizer, ending)
     if found[-1:] != (eos_id,) or found.count(eos_id) != 1:
         raise RenderError(
@@ -153,13 +153,18 @@ class Speaker:
     def steps(self, example: Example) -> list[Step]:
         said = example.messages
         spoken = [p for p, message in enumerate(said) if message.role == "assistant"]
+        served: dict[int, encoding.Encoded] = {}
         found = []
         for place, following in zip(spoken, [*spoken[1:], None], strict=True):
-            if said[place].trained:
-                later = None if following is None else self.served(said[:following])
-                step = self._step(said[:place], said[place].text, later)
-                if step.ids:
-                    found.append(step)
+            if not said[place].trained:
+                continue
+            for prompt in (place, following):
+                if prompt is not None and prompt not in served:
+                    served[prompt] = self.served(said[:prompt])
+            later = None if following is None else served[following]
+            step = self._step(said[:place], said[place].text, served[place], later)
+            if step.ids:
+                found.append(step)
         return found
 
     def served(self, before: Sequence[Message]) -> encoding.Encoded:
@@ -169,17 +174,23 @@ class Speaker:
     def _text(self, before: Sequence[Message]) -> str:
         return self._begins + form.shown(before) + form.header(before)
 
-    def _step(self, before: Sequence[Message], text: str, later: encoding.Encoded | None) -> Step:
+    def _step(
+        self,
+        before: Sequence[Message],
+        text: str,
+        served: encoding.Encoded,
+        later: encoding.Encoded | None,
+    ) -> Step:
         """One message with its header, behind the ids of what is only given.
 
         Args:
             before: Messages before it.
             text: What is said.
+            served: The prompt, its header included.
             later: The prompt of the next step, whose ids the said ones should go on to.
         """
-        served = self.served(before)
-        given = len(self._begins + form.shown(before))
         shown = self._text(before)
+        given = len(shown) - len(form.header(before))
         count = sum(start < given for start, _ in served.offsets)
         said = _between(served, later, len(shown), len(text)) or encoding.completion(
             self._tokenizer, shown, served.ids, text
