@@ -83,6 +83,18 @@ def test_a_checkpoint_of_ms_swift_is_measured(swift_run, tmp_path, capsys):
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["counts"]["examples"] == 2
 
 
+def test_a_checkpoint_of_ms_swift_answers_with_its_own_system_message(swift_run, capsys):
+    words = ["infer", "--ckpt_dir", str(swift_run), "--dtype", "fp32", "--max_new_tokens", "3"]
+    assert cli.main([*words, "--query", "hello"]) == 0
+    with_its_own = capsys.readouterr().err
+    assert cli.main([*words, "--query", "hello", "--system", "x"]) == 0
+    assert prompt_tokens(capsys.readouterr().err) < prompt_tokens(with_its_own)
+
+
+def prompt_tokens(told):
+    return int(told.rpartition(" prompt tokens")[0].split()[-1])
+
+
 def test_the_newest_checkpoint_of_a_run_is_taken_and_its_base_from_args(swift_run, base):
     config, found, said = configure(ckpt_dir=swift_run)
     assert config.adapter == str((swift_run / "checkpoint-10").resolve())
