@@ -65,7 +65,7 @@ def test_it_may_be_tried_all_the_same():
 
 
 def test_a_wrong_name_tells_the_nearest():
-    with pytest.raises(ConfigError, match="'qwen2.5-7b'; nearest are .*qwen2.5-7b-instruct"):
+    with pytest.raises(ConfigError, match=r"'qwen2\.5-7b'; nearest are .*qwen2\.5-7b-instruct"):
         model_types.find("qwen2.5-7b")
 
 

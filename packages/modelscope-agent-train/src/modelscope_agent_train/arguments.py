@@ -129,9 +129,11 @@ class SftArguments(CommonArguments):
     logging_steps: int = flag(5, "steps between lines of history.jsonl")
     skip_memory_metrics: bool = flag(True, "always true: memory is not measured")
     push_to_hub: bool = flag(False, "send the result to a repository on ModelScope")
-    hub_model_id: str | None = flag(None, "its id, owner/name")
+    hub_model_id: str | None = flag(None, "id of that repository, owner/name")
     hub_private_repo: bool = flag(True, "make it private when it is made")
-    hub_strategy: str = flag("end", "when to send", choices=HUB_STRATEGIES)
+    hub_strategy: str = flag(
+        "end", "of 2023; the result is sent once, at the end", choices=HUB_STRATEGIES
+    )
     hub_token: str | None = flag(None, "token; better MODELSCOPE_API_TOKEN or .env")
     fsdp: str | None = flag(None, "not offered; --deepspeed with a stage 3 file does that")
     fsdp_config: str | None = flag(None, "not offered, as fsdp")

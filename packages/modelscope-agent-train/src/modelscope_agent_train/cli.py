@@ -52,15 +52,15 @@ def _sft(words: Sequence[str]) -> int:
 
 
 def _infer(words: Sequence[str]) -> int:
-    from modelscope_agent_train import infer
+    from modelscope_agent_train.infer import main as infer
 
-    return infer.main(words)
+    return infer(words)
 
 
 def _eval(words: Sequence[str]) -> int:
-    from modelscope_agent_train.evaluation import cli
+    from modelscope_agent_train.evaluation.cli import main as evaluate
 
-    return cli.main(words)
+    return evaluate(words)
 
 
 def _validate(words: Sequence[str]) -> int:

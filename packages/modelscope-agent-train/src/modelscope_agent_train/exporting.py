@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent_finetune.errors import ConfigError
+from modelscope_agent_train import outputs
 from modelscope_agent_train.arguments import DTYPES
 from modelscope_agent_train.flags import flag, parse
 from modelscope_agent_train.plan import DTYPES as DTYPE_NAMES
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     from agent_finetune import adapters
 
     adapters.merge(adapter, out, read_settings(), dtype=DTYPE_NAMES[arguments.dtype])
+    outputs.write_card_and_configuration(out)
     print(out)
     return 0
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from agent_finetune import artifacts
 from agent_finetune.errors import ConfigError
-from agent_finetune.train import folder
 
 LAST = ("true", "last", "yes", "1")
 NEVER = ("false", "no", "0")
@@ -99,6 +98,8 @@ def find_checkpoint(word: str, parent: Path) -> Checkpoint | None:
 
 def begin_from(checkpoint: Checkpoint, out: Path) -> None:
     """Put into a new run's folder what it needs to go on."""
+    from agent_finetune.train import folder
+
     name = checkpoint.path.name
     shutil.copytree(checkpoint.path, out / folder.CHECKPOINTS / name, copy_function=_link_or_copy)
     lines = (checkpoint.run / folder.HISTORY).read_text(encoding="utf-8").splitlines()
@@ -110,6 +111,8 @@ def begin_from(checkpoint: Checkpoint, out: Path) -> None:
 
 def _whole(run: Path) -> list[Checkpoint]:
     """Whole checkpoints of a run, oldest first; none where the folder is no run."""
+    from agent_finetune.train import folder
+
     if not (run / folder.RUN).is_file():
         return []
     return [

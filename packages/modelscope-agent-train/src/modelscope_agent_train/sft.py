@@ -12,27 +12,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent_finetune import artifacts
 from agent_finetune.errors import ConfigError, FinetuneError
 from modelscope_agent_train import effects as telling
-from modelscope_agent_train import plan, run_folders
+from modelscope_agent_train import finishing, outputs, plan, run_folders
 from modelscope_agent_train.arguments import SftArguments
+from modelscope_agent_train.effect_words import Facts
 from modelscope_agent_train.effects import Effect
 from modelscope_agent_train.flags import parse
 
 if TYPE_CHECKING:
-    from agent_finetune.config import ModelConfig, RunConfig
-    from agent_finetune.contracts import Settings, TrainResult
+    from agent_finetune.config import RunConfig
+    from agent_finetune.contracts import Settings
     from agent_finetune.train.job import RowsOf
     from modelscope_agent_train.plan import Machine
 
 Say = Callable[[str], None]
-ARGUMENTS = "sft_args.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,9 +115,7 @@ def sft(
     chosen = plan.located(arguments, chosen, settings, say)
     out, resumed = _folder(arguments, parent, state)
     config = plan.run_config(arguments, chosen, machine, out=out, resume=resumed is not None)
-    facts = telling.Facts(
-        arguments=arguments, chosen=chosen, machine=machine, run=config, resumed=resumed
-    )
+    facts = Facts(arguments=arguments, chosen=chosen, machine=machine, run=config, resumed=resumed)
     effects = telling.of(facts, telling.given_in(arguments) if given is None else given)
     say(telling.table(effects, ignored))
     data = _Data()
@@ -138,7 +135,14 @@ def sft(
         return SftResult(
             output_dir=out, adapter_dir=result.adapter_dir, metrics=result.metrics, effects=effects
         )
-    return _finish(arguments, config, settings, result, data, effects, say)
+    metrics, text = finishing.finish(arguments, config, settings, result, data.held_out, say)
+    return SftResult(
+        output_dir=out,
+        adapter_dir=result.adapter_dir,
+        metrics=metrics,
+        effects=effects,
+        text=text,
+    )
 
 
 def machine_of(arguments: SftArguments, processes: int) -> Machine:
@@ -191,6 +195,8 @@ def _folder(arguments: SftArguments, parent: Path, state: Any) -> tuple[Path, st
 
 
 def _made_folder(arguments: SftArguments, parent: Path) -> tuple[str, str | None]:
+    if arguments.push_to_hub:  # told now, not after hours of training
+        outputs.check_push(arguments.hub_model_id, token=finishing.token_of(arguments))
     word = arguments.resume_from_ckpt
     checkpoint = None if word is None else run_folders.find_checkpoint(word, parent)
     out = run_folders.new_run(parent, now=datetime.now())
@@ -247,75 +253,6 @@ def _reader(arguments: SftArguments, data: _Data) -> Callable[[RunConfig, Settin
         return rows_of(training, data.held_out, [found], config.data, say)
 
     return read
-
-
-def _finish(
-    arguments: SftArguments,
-    config: RunConfig,
-    settings: Settings,
-    result: TrainResult,
-    data: _Data,
-    effects: tuple[Effect, ...],
-    say: Say,
-) -> SftResult:
-    """Measure, and write what stands beside the weights."""
-    out = Path(config.out)
-    values = {**asdict(arguments), "hub_token": None}
-    artifacts.write_json(out / ARGUMENTS, values)
-    metrics, lines = dict(result.metrics), []
-    if arguments.evaluate and data.held_out:
-        measured, table = _measure(arguments, config, settings, result, data.held_out, say)
-        metrics |= measured
-        lines += [table, ""]
-    what = "adapter" if config.train.method == "lora" else "model"
-    lines += [
-        f"{result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}",
-        f"{what}: {result.adapter_dir}",
-        f"run: {out}",
-    ]
-    return SftResult(
-        output_dir=out,
-        adapter_dir=result.adapter_dir,
-        metrics=metrics,
-        effects=effects,
-        text="\n".join(lines),
-    )
-
-
-def _measure(
-    arguments: SftArguments,
-    config: RunConfig,
-    settings: Settings,
-    result: TrainResult,
-    held_out: Sequence[Any],
-    say: Say,
-) -> tuple[Mapping[str, float], str]:
-    """Tool calls on the held-out examples, of the weights as they were written."""
-    from agent_finetune import adapters
-    from agent_finetune.evaluate import progress
-    from modelscope_agent_train.evaluation import evaluate_examples
-    from modelscope_agent_train.evaluation.legacy_text import evaluate_text
-
-    most = arguments.evaluate_sample
-    chosen = held_out if most == -1 else held_out[:most]
-    if len(chosen) < len(held_out):
-        say(f"evaluation: {len(chosen)} of {len(held_out)} held-out rows (--evaluate_sample)")
-    loaded = adapters.open_model(as_trained(config, result.adapter_dir), settings)
-    with progress("answers") as on_progress:
-        measure = evaluate_text if arguments.legacy_format else evaluate_examples
-        report = measure(
-            loaded, chosen, max_new_tokens=arguments.max_new_tokens, on_progress=on_progress
-        )
-    folder = Path(config.out) / "evaluation"
-    report.write(folder)
-    return report.metrics, f"{report.table()}\n\neach step: {folder}"
-
-
-def as_trained(config: RunConfig, written: Path) -> ModelConfig:
-    """The model that a run wrote, on the machine of the run."""
-    if config.train.method == "lora":
-        return replace(config.model, adapter=str(written))
-    return replace(config.model, model=str(written), revision=None)
 
 
 def _tell(line: str) -> None:
