@@ -355,6 +355,24 @@ def test_a_hub_that_dies_leaves_nothing_that_looks_whole_and_the_next_run_goes_o
     assert of_modelscope("damo/large", place, **offline) == folder
 
 
+def test_a_model_that_changed_while_it_was_away_is_that_of_the_hub(site, place, large):
+    site.add("damo/large", large | {"model-old.safetensors": b"old"})
+    site.wrong.add("config.json")
+    with pytest.raises(ModelError, match=r"\(config\.json\)"):
+        of_modelscope("damo/large", place)
+    site.wrong.clear()
+    changed = large | {"vocab.txt": b"new"}
+    site.add("damo/large", changed)
+    assert stand_in.files_of(of_modelscope("damo/large", place)) == changed
+
+
+def test_a_cache_that_cannot_be_written_to_is_told(site, place, tiny):
+    site.add("damo/tiny", tiny)
+    place.cache_dir.write_text("a file")
+    with pytest.raises(ModelError, match="cannot be written to"):
+        of_modelscope("damo/tiny", place)
+
+
 def test_bytes_that_are_not_those_of_the_listing_are_never_used(site, place, tiny):
     site.add("damo/tiny", tiny)
     site.wrong.add("model.safetensors")

@@ -9,7 +9,7 @@ its cache looks for a whole one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -206,11 +206,19 @@ def _fetch(repo: Repo, site: str, settings: HubSettings, say: Say) -> Path:
     say(f"{repo.kind} {repo.id}: {len(files)} files, {size / 1e6:.1f} MB, from {site}")
     _download(repo, api, files, work, settings)
     if work != target:
+        _remove_others(work, {file["Path"] for file in files})
         target.parent.mkdir(parents=True, exist_ok=True)
         work.replace(target)
     if (defect := hub_cache.defect(target, repo)) is not None:
         raise HubError("refused", f"what {site} has of it is not whole: {defect}")
     return target
+
+
+def _remove_others(folder: Path, wanted: Collection[str]) -> None:
+    """Remove what an earlier try fetched and the hub has no more: weights, for one, are globbed."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in wanted:
+            path.unlink()
 
 
 def _unfinished(repo: Repo, cache_dir: Path) -> Path:
