@@ -70,7 +70,8 @@ def trainer_config(
         seed=config.seed,
         data_seed=config.seed,
         gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        # Stage 3 with an adapter knows the older of torch's two ways only; TRL says why.
+        gradient_checkpointing_kwargs={"use_reentrant": distributed.stage_of(config) == 3},
         logging_steps=config.log_steps,
         logging_nan_inf_filter=False,  # it hides a NaN behind the mean of the other steps
         eval_strategy=evaluation[0],
