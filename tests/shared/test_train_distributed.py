@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "modelscope_agent_train"
 def written(tmp_path):
     def write(values):
         path = tmp_path / "ds.json"
-        path.write_text(values if isinstance(values, str) else json.dumps(values))
+        path.write_text(json.dumps({"zero_optimization": {"stage": 2}, **values}))
         return str(path)
 
     return write
@@ -48,13 +48,17 @@ def test_a_file_that_is_missing_is_named():
     [
         ("{not json", "not JSON"),
         ([1], "a DeepSpeed file is a JSON object"),
-        ({"zero_optimization": {"stage": 4}}, r"stage is 4; legal are 0, 1, 2 and 3"),
+        ({"zero_optimization": {"stage": 4}}, r"stage is 4; legal are 1, 2 and 3"),
         ({"zero_optimization": {"stage": "2"}}, r"stage is '2'; legal"),
+        ({"zero_optimization": {"stage": 0}}, r"Stage 0 shares nothing out"),
+        ({}, r"stage is None; legal"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(written, content, complaint):
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, complaint):
+    path = tmp_path / "ds.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ConfigError, match=complaint):
-        distributed.check(run_config(written(content)))
+        distributed.check(run_config(str(path)))
 
 
 def test_a_missing_package_names_what_brings_it(written, monkeypatch):
@@ -134,9 +138,7 @@ def test_there_is_no_best_model_to_go_back_to_in_checkpoints_of_the_model_alone(
     ],
 )
 def test_what_needs_whole_weights_is_refused_where_there_are_none(written, setting, model):
-    distributed.check(
-        run_config(written({"zero_optimization": {"stage": 2}}), model=model, **setting)
-    )
+    distributed.check(run_config(written({}), model=model, **setting))
     with pytest.raises(ConfigError, match="ZeRO stage 3, where no process holds a whole weight"):
         distributed.check(
             run_config(written({"zero_optimization": {"stage": 3}}), model=model, **setting)
@@ -167,7 +169,7 @@ def test_a_file_for_another_number_of_processes_is_refused(written, monkeypatch)
 
 
 def test_a_process_that_nobody_launched_says_what_to_type(written, tmp_path):
-    job = train_jobs.job(tmp_path / "run", deepspeed=written({"zero_optimization": {"stage": 2}}))
+    job = train_jobs.job(tmp_path / "run", deepspeed=written({}))
     with pytest.raises(ConfigError, match="torchrun --nproc-per-node 1"):
         train.fit(job)
     plain = train_jobs.job(tmp_path / "plain", max_steps=1)
@@ -185,7 +187,7 @@ def test_what_a_file_leaves_out_follows_the_run(written):
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "zero_optimization": {"stage": 0},
+        "zero_optimization": {"stage": 2},
         "bf16": {"enabled": "auto"},
         "fp16": {"enabled": "auto"},
     }
@@ -266,7 +268,7 @@ def test_deepspeed_has_masters_of_its_own(written):
 
 
 def test_a_run_goes_on_only_with_the_same_stage(tmp_path, written):
-    job = train_jobs.job(tmp_path, deepspeed=written({"zero_optimization": {"stage": 2}}))
+    job = train_jobs.job(tmp_path, deepspeed=written({}))
     run = record.of(job, job.loaded, processes=2, packed=True)
     other = train_jobs.job(tmp_path, deepspeed=written({"zero_optimization": {"stage": 3}}))
     now = record.of(other, other.loaded, processes=2, packed=True)

@@ -19,7 +19,7 @@ from agent_finetune.train import folder
 FILES = Path(__file__).parents[2] / "examples" / "modelscope_agent_train"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 
-# Six steps, then six more that go on from them: with one start of two processes.
+# Several sessions of a run with one start of two processes: each goes on from the one before.
 RANK = """
 import json, os, pathlib, sys
 sys.path.insert(0, {helpers!r})
@@ -132,17 +132,14 @@ def test_zero_2_has_the_losses_of_one_process_goes_on_and_answers_alike(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "method"), [(3, "lora"), (3, "full"), (2, "full"), (1, "lora"), (0, "lora")]
-)
+@pytest.mark.parametrize(("stage", "method"), [(3, "lora"), (3, "full"), (2, "full"), (1, "lora")])
 def test_every_stage_has_the_losses_of_one_process_and_goes_on(tmp_path, stage, method):
     options = {"method": method, "learning_rate": 1e-2 if method == "lora" else 1e-3}
     one = one_process(tmp_path / "one", steps=6, **options)
     out = tmp_path / "two"
     ended = two_processes(out, stage, sessions=[(3, False), (6, True)], **options)
     check_alike(out, one, ended, steps=6, stage=stage)
-    if stage:
-        check_checkpoints(out, parts="*_optim_states.pt")
+    check_checkpoints(out, parts="*_optim_states.pt")
     name = "adapter/adapter_model" if method == "lora" else "model/model"
     check_weights(out / f"{name}.safetensors", one.out / f"{name}.safetensors")
     if method == "full":

@@ -29,7 +29,7 @@ _SCHEDULERS = {
     "WarmupDecayLR": "linear",
     "WarmupCosineLR": "cosine",
 }
-"""DeepSpeed's schedules, and ours that are the same."""
+"""DeepSpeed's schedules, and ours of the same shape; theirs begin a little differently."""
 
 
 def check(config: RunConfig) -> None:
@@ -80,7 +80,7 @@ def _check_walk(train: TrainConfig, values: Mapping[str, Any]) -> None:
     if kind is not None and _SCHEDULERS.get(kind) != train.schedule:
         raise ConfigError(
             f"{train.deepspeed}: scheduler.type is {kind!r} and schedule is {train.schedule!r}; "
-            "remove the scheduler there, or give a schedule that is the same: "
+            "remove the scheduler there, or give a schedule of its shape: "
             + ", ".join(f"{theirs} is {ours}" for theirs, ours in _SCHEDULERS.items())
         )
     if train.save_only_model and train.patience is not None:
@@ -105,14 +105,18 @@ def read(path: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: {type(values).__name__}; a DeepSpeed file is a JSON object")
     found = _at(values, "zero_optimization.stage")
-    if found is not None and found not in (0, 1, 2, 3):
-        raise ConfigError(f"{path}: zero_optimization.stage is {found!r}; legal are 0, 1, 2 and 3")
+    if found not in (1, 2, 3):
+        # Stage 0 also hides its gradients: in float32 not even their norm is known.
+        raise ConfigError(
+            f"{path}: zero_optimization.stage is {found!r}; legal are 1, 2 and 3. Stage 0 shares "
+            "nothing out: for that leave deepspeed out, and start several processes all the same"
+        )
     return values
 
 
 def stage(values: Mapping[str, Any]) -> int:
-    """The ZeRO stage that a configuration asks for; 0 shares nothing out."""
-    return int(_at(values, "zero_optimization.stage") or 0)
+    """The ZeRO stage that a configuration asks for, from 1 to 3."""
+    return int(values["zero_optimization"]["stage"])
 
 
 def stage_of(config: TrainConfig) -> int | None:
@@ -144,7 +148,6 @@ def engine_config(config: TrainConfig, *, precision: str, device: str) -> dict[s
         "gradient_clipping",
     ):
         values.setdefault(key, "auto")
-    values.setdefault("zero_optimization", {}).setdefault("stage", 0)
     for key, name in (("bf16", "bfloat16"), ("fp16", "float16")):
         enabled = values.setdefault(key, {}).setdefault("enabled", "auto")
         if enabled != "auto" and bool(enabled) != (precision == name):
@@ -258,7 +261,8 @@ def _master(parameter: torch.nn.Parameter) -> torch.Tensor:
     from deepspeed.utils import safe_get_full_fp32_param
 
     whole: torch.Tensor | None = safe_get_full_fp32_param(parameter)
-    return parameter.detach() if whole is None else whole.detach()  # stage 0 in float32 has none
+    assert whole is not None  # each weight that trains has one
+    return whole.detach()
 
 
 def _agree(path: str, values: Mapping[str, Any], key: str, name: str, ours: float) -> None:
