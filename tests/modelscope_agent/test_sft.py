@@ -94,6 +94,15 @@ def test_the_documented_command_trains_saves_and_measures(model, place, capsys):
     assert "right tool names" in captured.out
 
 
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_documented_command_trains_the_real_model_on_the_shipped_sample(place, capsys):
+    assert main(COMMAND.replace("rows.jsonl", "msagent-sample").split()) == 0
+    assert "right tool names" in capsys.readouterr().out
+    (run,) = (place / "runs/smollm2-135m-instruct").iterdir()
+    assert folder.read_run(run)["steps"] == 2
+
+
 def test_what_came_of_it_is_printed_after_what_each_flag_did(model, place, capsys):
     given = {"evaluate": "true", "max_new_tokens": "4", "dataset": "rows.jsonl"}
     given |= {"model_id_or_path": model, "dtype": "fp32", "output_dir": "out"}

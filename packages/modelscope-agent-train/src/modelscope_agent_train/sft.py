@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
     from agent_finetune.settings import read_settings
 
     words = sys.argv[1:] if argv is None else list(argv)
+    # Whenever it is imported it warns that a package we do not use is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         parsed = parse(SftArguments, words, prog=prog)
         result = sft(
