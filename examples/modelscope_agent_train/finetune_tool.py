@@ -13,8 +13,9 @@ import torch
 from modelscope.msdatasets.dataset_cls.custom_datasets.torch_custom_dataset import (
     TorchCustomDataset,
 )
-from modelscope_agent_train import LoRAConfig, Swift, build_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modelscope_agent_train import LoRAConfig, Swift, build_trainer
 
 EXEC = re.compile(r"(<\|startofexec\|>.*?<\|endofexec\|>)", re.DOTALL)
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-from agent_finetune.testing import save_tiny_model
 
 import modelscope_agent_train
+from agent_finetune.testing import save_tiny_model
 
 SAMPLE = Path(modelscope_agent_train.__file__).parent / "samples" / "msagent.jsonl"
 

@@ -1,8 +1,9 @@
 """ModelScope's hooks in a run of the kernel."""
 
-import modelscope_agent_train as package
 import pytest
 from modelscope_trainers import Watching, conversations, tiny_folder
+
+import modelscope_agent_train as package
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

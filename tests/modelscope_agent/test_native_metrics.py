@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+
 from agent_finetune.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -35,7 +36,7 @@ def test_perplexity_weighs_every_token_the_same_in_every_batch_and_process():
     one, other = PerplexityMetric(), PerplexityMetric()
     one.add(*first)
     other.add(*second)
-    one.merge(pickle.loads(pickle.dumps(other)))  # noqa: S301  # as ModelScope gathers them
+    one.merge(pickle.loads(pickle.dumps(other)))  # as ModelScope gathers them
     assert one.evaluate()["agent-ppl"] == pytest.approx(reference(first, second), rel=1e-5)
 
 
@@ -55,7 +56,7 @@ def test_calls_are_scored_whatever_form_they_are_written_in():
         {"tgts": [right, right]},
     )
     found = metric.evaluate()
-    assert found["exact"] == 0.5
+    assert found["exact_match"] == 0.5
     with pytest.raises(ConfigError, match="1 preds and 0 tgts"):
         metric.add({"preds": ["x"]}, {"tgts": []})
 
@@ -68,4 +69,4 @@ def test_scores_of_processes_are_put_together():
     one.add({"preds": [call]}, {"tgts": [call]})
     other.add({"preds": ["no call"]}, {"tgts": [call]})
     one.merge(other)
-    assert one.evaluate()["exact"] == 0.5
+    assert one.evaluate()["exact_match"] == 0.5

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import modelscope_agent_train as package
 import pytest
+
+import modelscope_agent_train as package
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

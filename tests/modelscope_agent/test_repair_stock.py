@@ -1,17 +1,19 @@
 """Each fault of ModelScope 1.40's own trainer, failing there and working here."""
 
+import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import modelscope_agent_train as package
 import pytest
 import torch
 from modelscope_trainers import TokenRows, stock_configuration, tiny_folder
 from torch import distributed
 from transformers import AutoModelForCausalLM
+
+import modelscope_agent_train as package
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -119,9 +121,7 @@ def test_nothing_but_the_states_of_numpy_is_unpickled(tmp_path):
         torch.load(tmp_path / "evil.pth", weights_only=True)
 
 
-def test_a_process_group_on_a_cpu_can_train_and_measure(
-    repaired, folder, tmp_path, one_process
-):
+def test_a_process_group_on_a_cpu_can_train_and_measure(repaired, folder, tmp_path, one_process):
     """Fault 4: the loss is sent to a GPU as soon as there is a process group."""
     trainer = build(folder, tmp_path)
     if not repaired:
@@ -137,7 +137,7 @@ def test_perplexity_is_that_of_the_next_token(repaired, folder, tmp_path):
     trainer = build(folder, tmp_path)
     found = trainer.evaluate()["ppl"]
     nats = [
-        float(trainer.model(input_ids=row["input_ids"][None], labels=row["labels"][None]).loss)
+        trainer.model(input_ids=row["input_ids"][None], labels=row["labels"][None]).loss.item()
         for row in map(TokenRows().__getitem__, range(4))
     ]
     right = math.exp(sum(nats) / 4)
@@ -157,17 +157,18 @@ def test_a_model_that_modelscope_loaded_asks_no_hub(repaired, folder, tmp_path, 
     assert model.model_dir == str(folder)
 
 
-def test_a_folder_gives_the_model_of_transformers(repaired, folder, tmp_path):
-    """Fault 8: ModelScope makes its own copy of Llama, of 2023."""
+def test_a_folder_gives_the_model_of_transformers(repaired, folder, tmp_path, monkeypatch):
+    """Fault 8: ModelScope makes its own copy of Llama, of 2023, once it has asked its hub."""
+    from modelscope.trainers import base
+
+    asked = []
+    monkeypatch.setattr(base, "check_local_model_is_latest", lambda *a, **k: asked.append(a))
     file = Path(stock_configuration(tmp_path))
     (folder / "configuration.json").write_text(file.read_text())
-    try:
-        trainer = build(folder, tmp_path, model=str(folder), cfg_file=None)
-    except Exception:
-        assert not repaired
-        return
+    trainer = build(folder, tmp_path, model=str(folder), cfg_file=None)
     ours = type(trainer.model).__module__.startswith("transformers.")
     assert ours is repaired
+    assert bool(asked) is not repaired
 
 
 def test_our_trainer_does_not_need_distutils():
@@ -196,3 +197,63 @@ def test_a_hook_without_a_launcher_says_what_to_do(folder, tmp_path, monkeypatch
     finally:
         package.unregister()
         package.register()
+
+
+DEEPSPEED = """
+import json, sys
+import modelscope_agent_train
+modelscope_agent_train.register(repair_stock=True)
+from modelscope.trainers import build_trainer
+from modelscope_trainers import TokenRows, stock_configuration
+from torch import distributed
+from transformers import AutoModelForCausalLM
+
+folder, out, ds, epochs, checkpoint = sys.argv[1:]
+hook = {"type": "DeepspeedHook", "config": ds, "save_zero_checkpoint": True, "with_mpu": False}
+cfg_file = stock_configuration(out, hooks=[hook] if ds else [], lr_scheduler={
+    "type": "ConstantLR", "factor": 1.0})
+trainer = build_trainer("trainer", dict(
+    model=AutoModelForCausalLM.from_pretrained(folder), cfg_file=cfg_file, seed=1, device="cpu",
+    train_dataset=TokenRows(4 if ds else 2), eval_dataset=TokenRows(), max_epochs=int(epochs)))
+trainer.train(checkpoint or None)
+if distributed.get_rank() == 0:
+    print("MEASURED", json.dumps({"epoch": trainer.epoch, **trainer.evaluate()}))
+else:
+    trainer.evaluate()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_modelscopes_own_trainer_trains_with_deepspeed_in_two_processes(folder, tmp_path, stage):
+    """A gradient is that of both processes' rows, and a run goes on from its checkpoint."""
+    script, config = tmp_path / "run.py", tmp_path / "ds.json"
+    script.write_text(DEEPSPEED)
+    config.write_text(
+        '{"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", '
+        f'"gradient_clipping": "auto", "zero_optimization": {{"stage": {stage}}}}}'
+    )
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher += ["--master-port", "29533"]
+
+    def run(epochs, checkpoint=""):
+        done = subprocess.run(
+            [*launcher, *map(str, (script, folder, tmp_path, config, epochs)), checkpoint],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers")},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith("MEASURED"))
+        return json.loads(line.removeprefix("MEASURED "))
+
+    whole = run(2)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "work" / "output").state_dict()
+    before = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert not same(saved, before)
+    assert run(1)["epoch"] == 1
+    again = run(2, str(tmp_path / "work" / "epoch_1"))
+    assert again["epoch"] == 2
+    assert again["ppl"] == pytest.approx(whole["ppl"], rel=1e-4)

@@ -2,13 +2,14 @@
 
 import json
 
-import modelscope_agent_train as package
 import pytest
 import torch
-from agent_finetune.errors import ConfigError, DataError, ModelError
-from agent_finetune.testing import tiny_tokenizer
 from modelscope_trainers import SAMPLE, TokenRows, conversations, tiny_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import modelscope_agent_train as package
+from agent_finetune.errors import ConfigError, DataError, ModelError
+from agent_finetune.testing import tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -60,9 +61,7 @@ def test_a_tuner_trains_an_adapter_that_peft_loads(folder, tmp_path):
     assert configuration["task"] == "chat"
 
 
-def test_a_configuration_of_the_model_is_taken_and_the_function_has_the_last_word(
-    folder, tmp_path
-):
+def test_a_configuration_of_the_model_is_taken_and_the_function_has_the_last_word(folder, tmp_path):
     tree = {"task": "text-generation", "train": {"max_epochs": 3, "optimizer": {"lr": 0.5}}}
     (folder / "configuration.json").write_text(json.dumps(tree))
     seen = []
@@ -116,7 +115,7 @@ def test_data_is_a_path_an_msdataset_or_several(folder, tmp_path, kind):
 def test_the_loss_of_a_script_that_tokenizes_by_itself_is_that_of_its_labels(folder, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder)
     row = TokenRows()[0]
-    right = float(model(input_ids=row["input_ids"][None], labels=row["labels"][None]).loss)
+    right = model(input_ids=row["input_ids"][None], labels=row["labels"][None]).loss.item()
 
     class Collating:
         tokenizer = tiny_tokenizer()
@@ -147,9 +146,7 @@ def test_shifted_labels_are_refused(folder, tmp_path):
 def test_a_model_changed_in_place_by_swift_is_trained_with_its_adapter(folder, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder)
     package.Swift.prepare_model(model, package.LoRAConfig(replace_modules=["q_proj"], rank=2))
-    trainer = build(
-        None, tmp_path, model=model, tokenizer=AutoTokenizer.from_pretrained(folder)
-    )
+    trainer = build(None, tmp_path, model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
     trainer.train()
     assert (tmp_path / "run" / "output" / "adapter_model.safetensors").is_file()
 
@@ -189,9 +186,7 @@ def test_weights_of_a_checkpoint_are_measured(folder, tmp_path):
 
 def test_the_best_weights_are_kept_where_the_hook_asks_for_it(folder, tmp_path):
     def modify(cfg):
-        cfg.train.hooks.append(
-            {"type": "BestCkptSaverHook", "metric_key": "ppl", "rule": "min"}
-        )
+        cfg.train.hooks.append({"type": "BestCkptSaverHook", "metric_key": "ppl", "rule": "min"})
         return fast(cfg)
 
     trainer = build(folder, tmp_path, eval_dataset=conversations(1, 2), cfg_modify_fn=modify)
@@ -199,9 +194,7 @@ def test_the_best_weights_are_kept_where_the_hook_asks_for_it(folder, tmp_path):
     assert (tmp_path / "run" / "output_best" / "model.safetensors").is_file()
 
 
-def test_our_build_trainer_takes_the_default_name_and_leaves_its_arguments_alone(
-    folder, tmp_path
-):
+def test_our_build_trainer_takes_the_default_name_and_leaves_its_arguments_alone(folder, tmp_path):
     arguments = {"model": str(folder), "train_dataset": conversations(1)}
     given = {**arguments, "work_dir": str(tmp_path / "run")}
     trainer = package.build_trainer(name="trainer", default_args=given)

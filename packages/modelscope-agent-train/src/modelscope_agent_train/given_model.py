@@ -92,7 +92,7 @@ def digest(base: torch.nn.Module) -> str:
             continue
         whole.update(f"{name.replace('.base_layer', '')} {tuple(weight.shape)}".encode())
         raw = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        whole.update(memoryview(raw.numpy()))
+        whole.update(raw.numpy().data)
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -54,7 +54,7 @@ class _Perplexity:
         self.tokens += other.tokens
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
+        return {"nats": self.nats, "tokens": self.tokens}  # not the trainer, which hangs on it
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -358,11 +358,10 @@ class _DeepspeedProcessor(RepairedCheckpoints, LrSchedulerProcessor, OptimizerPr
 @contextmanager
 def numpy_states() -> Iterator[None]:
     """Let `torch.load(weights_only=True)` read the state of NumPy's generator, and nothing more."""
-    state = np.random.get_state()[1]  # type: ignore[index]
-    reconstruct, _, _ = state.__reduce__()  # type: ignore[union-attr]
-    with torch.serialization.safe_globals(
-        [reconstruct, np.ndarray, np.dtype, type(state.dtype)]  # type: ignore[union-attr]
-    ):
+    state = np.random.get_state(legacy=False)["state"]["key"]
+    reconstruct, _, _ = state.__reduce__()
+    allowed = [reconstruct, np.ndarray, np.dtype, type(state.dtype)]
+    with torch.serialization.safe_globals(allowed):
         yield
 
 
@@ -421,6 +420,7 @@ def _merged(metrics: Sequence[Any]) -> dict[str, float]:
     """What metrics of all processes say together, the same in each."""
     found: dict[str, float] = {}
     for metric in metrics:
+        metric.trainer = None  # ModelScope hangs it there, and it cannot be pickled
         parts: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(parts, metric)
         for other in parts[1:]:

@@ -41,7 +41,7 @@ def load_weights(model: Any, place: Path) -> None:
     if isinstance(model, PeftModel):
         if not (place / "adapter_model.safetensors").is_file():
             raise ModelError(f"{place}: no adapter_model.safetensors")
-        found = set_peft_model_state_dict(model, load_peft_weights(str(place), device="cpu"))
+        found: Any = set_peft_model_state_dict(model, load_peft_weights(str(place), device="cpu"))
         wrong = [*found.unexpected_keys, *(k for k in found.missing_keys if ".lora_" in k)]
     else:
         files = sorted(place.glob("*.safetensors"))

@@ -7,7 +7,6 @@ data and configuration are read when it is made; `train` hands them to the kerne
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from modelscope.trainers.base import BaseTrainer
 from modelscope.trainers.hooks.builder import HOOKS
-from modelscope.trainers.utils.log_buffer import LogBuffer
 from modelscope.utils.constant import ModeKeys
 from modelscope.utils.logger import get_logger
 from modelscope.utils.registry import build_from_cfg
@@ -35,9 +32,11 @@ from agent_finetune.settings import read_settings
 from agent_finetune.train import distributed
 from agent_finetune.train.job import placed
 from modelscope_agent_train import dataset, given_model, host_config, outputs_of_trainer, restoring
-from modelscope_agent_train.host_hooks import HookRunner, priority_of
+from modelscope_agent_train.drafts import Run
+from modelscope_agent_train.hooked_trainer import HookedTrainer
+from modelscope_agent_train.host_hooks import HookRunner
 from modelscope_agent_train.registration import loaded as module_loaded
-from modelscope_agent_train.trainer_config import Run, Translation, translate
+from modelscope_agent_train.trainer_config import Translation, translate
 from modelscope_agent_train.tuners import adapter_config
 
 TOOL_EXAMPLES = 32
@@ -55,7 +54,7 @@ _NO_EFFECT = {
 """Arguments of `EpochBasedTrainer` that do nothing here, and why."""
 
 
-class AgentTrainer(BaseTrainer):  # type: ignore[misc]
+class AgentTrainer(HookedTrainer):
     """Fine-tunes a causal language model on the conversations of an agent."""
 
     def __init__(
@@ -123,11 +122,7 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
         Raises:
             FinetuneError: Something the user must change; the message says what.
         """
-        # Not the base's __init__: that wants a file, and a model need not have one.
-        self.args = None
-        self.log_buffer, self.visualization_buffer = LogBuffer(), LogBuffer()
-        self.timestamp = time.strftime("%Y%m%d_%H%M%S", time.localtime())
-        self._state(seed)
+        super().__init__(seed)
         self.settings = settings or read_settings()
         if any(part is not None for part in optimizers):
             raise ConfigError("optimizers is given; say it in train.optimizer and lr_scheduler")
@@ -140,7 +135,7 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
         self.method = "lora" if is_tuned else "full"
         self.cfg = host_config.read(
             cfg_file,
-            self.model_dir and Path(self.model_dir),
+            None if self.model_dir is None else Path(self.model_dir),
             default=host_config.default_tree(
                 method=self.method, evaluates=eval_dataset is not None
             ),
@@ -159,73 +154,6 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
             self.logger.warning(note)
         self._max_epochs = self.translation.train.epochs
         self._build_hooks(callbacks)
-
-    # What hooks are promised.
-
-    @property
-    def hooks(self) -> list[Any]:
-        """Every hook that is run, in the order in which they are called."""
-        return self._hooks
-
-    @property
-    def iter(self) -> int:
-        """Iterations (forward passes) done before the one under way."""
-        return self._iter
-
-    @property
-    def inner_iter(self) -> int:
-        """Place of the iteration in its epoch."""
-        return self._inner_iter
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done before the one under way."""
-        return self._epoch
-
-    @property
-    def max_epochs(self) -> float:
-        """Epochs of the whole run."""
-        return self._max_epochs
-
-    @property
-    def iters_per_epoch(self) -> int:
-        """Iterations of an epoch; in an evaluation, rows that are measured."""
-        if self._mode == ModeKeys.EVAL:
-            return len(self.eval_data.rows)
-        return self._train_iters_per_epoch
-
-    @property
-    def max_iters(self) -> int:
-        """Iterations of the whole run."""
-        return int(self._max_epochs * self._train_iters_per_epoch)
-
-    @property
-    def mode(self) -> str:
-        """`train`, or `eval` while rows are measured."""
-        return self._mode
-
-    @property
-    def model(self) -> Any:
-        """The model that is trained, with its adapter."""
-        return self.loaded.model
-
-    @property
-    def metric_values(self) -> Mapping[str, float] | None:
-        """The last evaluation; None before the first."""
-        return self._metric_values
-
-    def get_hook(self, cls: type) -> list[Any]:
-        """Hooks of exactly this class."""
-        return [hook for hook in self._hooks if type(hook) is cls]
-
-    def register_hook(self, hook: Any) -> None:
-        """Add a hook, behind those of its priority."""
-        self._hooks.append(hook)
-        self._hooks.sort(key=priority_of)  # a stable sort
-
-    def unwrap_module(self, model: Any) -> Any:
-        """The model itself, out of what DDP or DeepSpeed put around it."""
-        return self.unwrap_module(model.module) if hasattr(model, "module") else model
 
     # What is done.
 
@@ -335,21 +263,6 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
         self._metric_values = found
 
     # How it is made.
-
-    def _state(self, seed: int) -> None:
-        self._seed = seed
-        self._hooks: list[Any] = []
-        self._mode = ModeKeys.TRAIN
-        self._epoch = self._iter = self._inner_iter = 0
-        self._train_iters_per_epoch = 0
-        self._stop_training = False
-        self._dist = False
-        self._metric_values: Mapping[str, float] | None = None
-        self.optimizer: Any = None
-        self.lr_scheduler: Any = None
-        self.train_dataloader: Any = None
-        self.cumulative_iters = 1
-        self.train_preprocessor = self.eval_preprocessor = None
 
     def _find(self, model: Any, revision: str | None, local_files_only: bool) -> None:
         """Find the folder of a model that is given by name."""
@@ -489,11 +402,6 @@ class AgentTrainer(BaseTrainer):  # type: ignore[misc]
             if hook is not None:
                 self.register_hook(hook)
         self._invoke("after_init")
-
-    def _invoke(self, stage: str) -> None:
-        for hook in self._hooks:
-            if hasattr(hook, stage):
-                getattr(hook, stage)(self)
 
     def _answer(
         self, examples: Sequence[Example], saving_fn: Callable[..., Any] | None

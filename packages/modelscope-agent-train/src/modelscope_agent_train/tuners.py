@@ -69,7 +69,7 @@ class Swift:
             use_rslora=wanted.rslora,
         )
         with adapters.quiet():
-            tuned = get_peft_model(model, lora)  # type: ignore[arg-type]
+            tuned = get_peft_model(model, lora)
         model.__dict__[TUNED] = tuned  # past nn.Module, which would take it for a part of itself
         return tuned
 
