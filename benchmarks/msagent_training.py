@@ -89,7 +89,9 @@ def _measure(command: str, folder: Path) -> dict[str, Any]:
 def _table(before: dict[str, Any], after: dict[str, Any]) -> str:
     lines = [f"{'held-out steps: ' + str(after['counts']['steps']):32}{'before':>10}{'after':>10}"]
     for name in SHOWN:
-        cells = [one["metrics"].get(name, {"value": float("nan")})["value"] for one in (before, after)]
+        cells = [
+            one["metrics"].get(name, {"value": float("nan")})["value"] for one in (before, after)
+        ]
         lines.append(f"{name:32}{cells[0]:>10.1%}{cells[1]:>10.1%}")
     return "\n".join(lines)
 

@@ -66,7 +66,7 @@ def test_a_missing_package_names_what_brings_it(written, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "deepspeed" else found(name)
     )
-    with pytest.raises(ConfigError, match=r"pip install 'agent-finetune\[deepspeed\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e 'shared\[deepspeed\]'"):
         distributed.check(run_config(written({})))
 
 

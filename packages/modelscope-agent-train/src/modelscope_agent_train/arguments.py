@@ -49,7 +49,7 @@ class CommonArguments:
         None, "file, folder, hub id (id#N takes N rows) or shipped sample; several with commas"
     )
     dataset_seed: int = flag(42, "seed of the sample and of the split")
-    dataset_sample: int = flag(20000, "rows taken of each data set; -1 takes all")
+    dataset_sample: int = flag(20000, "rows drawn from all data sets together; -1 takes all")
     dataset_test_ratio: float = flag(
         0.01, "share of the rows held out", aliases=["dataset_test_size"]
     )

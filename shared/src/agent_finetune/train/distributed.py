@@ -43,9 +43,7 @@ def check(config: RunConfig) -> None:
         return
     values = read(train.deepspeed)
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(
-            "deepspeed is not installed; pip install 'agent-finetune[deepspeed]' brings it"
-        )
+        raise ConfigError("deepspeed is not installed; run pip install -e 'shared[deepspeed]'")
     for key, name, ours in (
         ("train_micro_batch_size_per_gpu", "batch_size", train.batch_size),
         ("gradient_accumulation_steps", "gradient_accumulation", train.gradient_accumulation),
