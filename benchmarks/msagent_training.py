@@ -87,13 +87,15 @@ def _measure(command: str, folder: Path) -> dict[str, Any]:
 
 
 def _table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    lines = [f"{'held-out steps: ' + str(after['counts']['steps']):32}{'before':>10}{'after':>10}"]
-    for name in SHOWN:
-        cells = [
-            one["metrics"].get(name, {"value": float("nan")})["value"] for one in (before, after)
-        ]
-        lines.append(f"{name:32}{cells[0]:>10.1%}{cells[1]:>10.1%}")
+    steps = f"{after['counts']['steps']} held-out steps"
+    lines = [f"{steps:32}{'before':>10}{'after':>10}"]
+    lines += [f"{name:32}{_cell(before, name)}{_cell(after, name)}" for name in SHOWN]
     return "\n".join(lines)
+
+
+def _cell(found: dict[str, Any], name: str) -> str:
+    measure = found["metrics"].get(name)
+    return f"{'-':>10}" if measure is None else f"{measure['value']:>10.1%}"
 
 
 if __name__ == "__main__":
