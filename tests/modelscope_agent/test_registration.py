@@ -56,7 +56,7 @@ def test_modelscope_knows_the_names_whichever_is_imported_first(first):
         "from modelscope.utils.import_utils import LazyImportModule as L\n"
         "print(L.get_ast_index()[INDEX_KEY][('TRAINERS', 'default', 'agent-sft')]['module'])"
     )
-    assert run(code)[-1] == "modelscope_agent_train.trainer"
+    assert run(code)[-1] == "modelscope_agent_train.native.trainer"
 
 
 def test_each_name_builds_the_class_that_is_ours():
@@ -68,7 +68,7 @@ def test_each_name_builds_the_class_that_is_ours():
     assert type(build_metric("agent-ppl")).__module__ == "modelscope_agent_train.metrics"
     assert type(build_metric("agent-tool-metric")).__name__ == "ToolMetric"
     hook = build_hook({"type": "AgentDeepspeedHook", "config": "x.json"})
-    assert type(hook).__module__ == "modelscope_agent_train.repair"
+    assert type(hook).__module__ == "modelscope_agent_train.repair.deepspeed_hook"
     LazyImportModule.import_module(("PREPROCESSORS", "nlp", "msagent-preprocessor"))
     found = PREPROCESSORS.get("msagent-preprocessor", group_key="nlp")
     assert found.__module__ == "modelscope_agent_train.preprocessor"
@@ -79,7 +79,8 @@ def test_registering_twice_is_registering_once_and_unregistering_puts_everything
     before = dict(index())
     package.register(repair_stock=True)
     package.register(repair_stock=True)
-    assert index()["HOOKS", "default", "DeepspeedHook"]["module"] == "modelscope_agent_train.repair"
+    found = index()["HOOKS", "default", "DeepspeedHook"]["module"]
+    assert found == "modelscope_agent_train.repair.deepspeed_hook"
     package.unregister()
     package.unregister()
     assert index() == before

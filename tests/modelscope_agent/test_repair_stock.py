@@ -114,7 +114,7 @@ def test_a_run_is_resumed(repaired, folder, tmp_path):
 
 
 def test_nothing_but_the_states_of_numpy_is_unpickled(tmp_path):
-    from modelscope_agent_train.repair import numpy_states
+    from modelscope_agent_train.repair.checkpoints import numpy_states
 
     torch.save({"x": os.system}, tmp_path / "evil.pth")
     with numpy_states(), pytest.raises(Exception, match="Weights only load failed"):
@@ -175,7 +175,7 @@ def test_our_trainer_does_not_need_distutils():
     """Fault 9: Python 3.12 has none, and ModelScope's trainer imports it."""
     code = (
         "import sys; sys.modules['distutils'] = None\n"
-        "import modelscope_agent_train.trainer\n"
+        "import modelscope_agent_train.native.trainer\n"
         "print('ours')\n"
         "import modelscope.trainers.trainer\n"
         "print('stock')"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from agent_finetune.errors import ConfigError
-from modelscope_agent_train.drafts import EVERY, NEVER, Run
-from modelscope_agent_train.trainer_config import translate
+from modelscope_agent_train.native.drafts import EVERY, NEVER, Run
+from modelscope_agent_train.native.translation import translate
 
 RUN = Run(
     out=Path("run"), model_dir=None, rows=40, evaluates=True, method="lora", seed=3, max_epochs=2

@@ -14,13 +14,13 @@ from modelscope_agent_train.registration import register, unregister
 
 if TYPE_CHECKING:
     from modelscope_agent_train.building import build_trainer
-    from modelscope_agent_train.trainer import AgentTrainer
+    from modelscope_agent_train.native.trainer import AgentTrainer
     from modelscope_agent_train.tuners import LoRAConfig, Swift
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AgentTrainer": "trainer",
+    "AgentTrainer": "native.trainer",
     "LoRAConfig": "tuners",
     "Swift": "tuners",
     "build_trainer": "building",

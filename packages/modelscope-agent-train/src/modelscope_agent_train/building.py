@@ -26,7 +26,7 @@ def build_trainer(
     register()
     arguments = dict(default_args or {})
     if name in OURS:
-        from modelscope_agent_train.trainer import AgentTrainer
+        from modelscope_agent_train.native.trainer import AgentTrainer
 
         return AgentTrainer(**arguments)
     from modelscope.trainers.builder import build_trainer as build

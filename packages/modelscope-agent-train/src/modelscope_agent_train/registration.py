@@ -62,19 +62,19 @@ def _entry(registry: str, name: str, place: str, group: str = "default") -> Entr
 
 
 NEW = (
-    _entry("TRAINERS", "agent-sft", "trainer:AgentTrainer"),
-    _entry("HOOKS", "AgentDeepspeedHook", "repair:DeepspeedHook"),
+    _entry("TRAINERS", "agent-sft", "native.trainer:AgentTrainer"),
+    _entry("HOOKS", "AgentDeepspeedHook", "repair.deepspeed_hook:DeepspeedHook"),
     _entry("METRICS", "agent-ppl", "metrics:PerplexityMetric"),
     _entry("METRICS", "agent-tool-metric", "metrics:ToolMetric"),
     _entry("PREPROCESSORS", "msagent-preprocessor", "preprocessor:AgentPreprocessor", "nlp"),
-    _entry("CUSTOM_DATASETS", "agent-sft", "dataset:AgentDataset", "chat"),
-    _entry("CUSTOM_DATASETS", "agent-sft", "dataset:AgentDataset", "text-generation"),
+    _entry("CUSTOM_DATASETS", "agent-sft", "native.data:AgentDataset", "chat"),
+    _entry("CUSTOM_DATASETS", "agent-sft", "native.data:AgentDataset", "text-generation"),
 )
 """Names that ModelScope does not have."""
 
 REPAIRED = (
-    _entry("TRAINERS", "trainer", "repair:RepairedTrainer"),
-    _entry("HOOKS", "DeepspeedHook", "repair:DeepspeedHook"),
+    _entry("TRAINERS", "trainer", "repair.trainer:RepairedTrainer"),
+    _entry("HOOKS", "DeepspeedHook", "repair.deepspeed_hook:DeepspeedHook"),
     _entry("METRICS", "ppl", "metrics:StockPerplexity"),
 )
 """Names of ModelScope's own that `register(repair_stock=True)` takes over."""

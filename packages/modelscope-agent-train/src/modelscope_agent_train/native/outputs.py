@@ -15,7 +15,7 @@ from agent_finetune.contracts import TrainResult
 if TYPE_CHECKING:
     from modelscope.utils.config import Config
 
-    from modelscope_agent_train.trainer import AgentTrainer
+    from modelscope_agent_train.native.trainer import AgentTrainer
 
 _SECRETS = ("push_to_hub", "hub_repo_id", "hub_token", "private_hub")
 

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from agent_finetune import artifacts
 
 if TYPE_CHECKING:
-    from modelscope_agent_train.trainer import AgentTrainer
+    from modelscope_agent_train.native.trainer import AgentTrainer
 
 _STATES = "hooks.json"
 

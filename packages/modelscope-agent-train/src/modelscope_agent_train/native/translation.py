@@ -14,8 +14,8 @@ from typing import Any
 
 from agent_finetune.config import TrainConfig
 from agent_finetune.errors import ConfigError
-from modelscope_agent_train.drafts import LOSSES, NEVER, Draft, Keys, Run, unused
-from modelscope_agent_train.stock_hooks import take_hook
+from modelscope_agent_train.native.drafts import LOSSES, NEVER, Draft, Keys, Run, unused
+from modelscope_agent_train.native.stock_hooks import take_hook
 
 _ADAM = ("adam", "adamw", "adamw_torch")
 _SCHEDULES = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent_finetune import artifacts
 from agent_finetune.errors import ConfigError
-from modelscope_agent_train.drafts import EVERY, LOSSES, NEVER, Draft, Keys, unused
+from modelscope_agent_train.native.drafts import EVERY, LOSSES, NEVER, Draft, Keys, unused
 
 
 def take_hook(draft: Draft, hook: Mapping[str, Any]) -> None:

@@ -31,12 +31,13 @@ from agent_finetune.render import Renderer
 from agent_finetune.settings import read_settings
 from agent_finetune.train import distributed
 from agent_finetune.train.job import placed
-from modelscope_agent_train import dataset, given_model, host_config, outputs_of_trainer, restoring
-from modelscope_agent_train.drafts import Run
-from modelscope_agent_train.hooked_trainer import HookedTrainer
-from modelscope_agent_train.host_hooks import HookRunner
+from modelscope_agent_train.native import data as rows
+from modelscope_agent_train.native import host_config, models, outputs, restoring
+from modelscope_agent_train.native.drafts import Run
+from modelscope_agent_train.native.hook_runner import HookRunner
+from modelscope_agent_train.native.hooked_trainer import HookedTrainer
+from modelscope_agent_train.native.translation import Translation, translate
 from modelscope_agent_train.registration import loaded as module_loaded
-from modelscope_agent_train.trainer_config import Translation, translate
 from modelscope_agent_train.tuners import adapter_config
 
 TOOL_EXAMPLES = 32
@@ -192,7 +193,7 @@ class AgentTrainer(HookedTrainer):
             facts={"data": {"train": self.train_data.facts, "eval": self.eval_data.facts}},
         )
         result = plugins.train_adapter(job)
-        outputs_of_trainer.write(self, result)
+        outputs.write(self, result)
         return result
 
     def evaluate(
@@ -252,7 +253,7 @@ class AgentTrainer(HookedTrainer):
         """
         if checkpoint_path is not None:
             restoring.load_weights(self.model, Path(checkpoint_path))
-        examples = dataset.examples_of(predict_datasets, self.data_config, self.settings)
+        examples = rows.examples_of(predict_datasets, self.data_config, self.settings)
         return self._answer(examples, saving_fn)
 
     def take_metrics(self, metrics: Mapping[str, float]) -> None:
@@ -301,7 +302,7 @@ class AgentTrainer(HookedTrainer):
     ) -> None:
         processes = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         if isinstance(model, torch.nn.Module):
-            found = given_model.take(model, tokenizers, self.settings, seed=self._seed)
+            found = models.take(model, tokenizers, self.settings, seed=self._seed)
         else:
             config = ModelConfig(
                 model=self.model_dir or model,
@@ -310,8 +311,8 @@ class AgentTrainer(HookedTrainer):
                 dtype=self._dtype(),
                 trust_remote_code=trust_remote_code,
             )
-            found = given_model.load(placed(config, processes), self.settings)
-        self.loaded: LoadedModel = given_model.with_adapter(found, adapter, seed=self._seed)
+            found = models.load(placed(config, processes), self.settings)
+        self.loaded: LoadedModel = models.with_adapter(found, adapter, seed=self._seed)
         if isinstance(self.loaded.model, PeftModel):
             self.method = "lora"
         self.device = torch.device(self.loaded.device)
@@ -344,7 +345,7 @@ class AgentTrainer(HookedTrainer):
         made = {}
         self.renderer: Renderer | None = None
         for name, given in zip(("train", "val"), data, strict=True):
-            made[name] = dataset.read(
+            made[name] = rows.read(
                 given,
                 self._renderer,
                 self.data_config,

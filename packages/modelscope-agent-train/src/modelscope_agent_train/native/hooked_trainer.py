@@ -10,8 +10,8 @@ from modelscope.trainers.utils.log_buffer import LogBuffer
 from modelscope.utils.constant import ModeKeys
 
 from agent_finetune.contracts import LoadedModel
-from modelscope_agent_train.dataset import Data
-from modelscope_agent_train.host_hooks import priority_of
+from modelscope_agent_train.native.data import Data
+from modelscope_agent_train.native.hook_runner import priority_of
 
 
 class HookedTrainer(BaseTrainer):  # type: ignore[misc]
