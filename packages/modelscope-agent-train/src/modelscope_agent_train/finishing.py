@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_finetune import artifacts
 from agent_finetune.contracts import Secret
+from agent_finetune.errors import FinetuneError
 from modelscope_agent_train import outputs
 from modelscope_agent_train.arguments import SftArguments
 
@@ -45,25 +46,33 @@ def finish(
         measured, table = _measure(arguments, config, settings, result, held_out, say)
         metrics |= measured
         lines += [table, ""]
-    _describe(out, result.adapter_dir, values, metrics)
+    describe(out, result.adapter_dir, values, metrics)
     lines += [
-        f"{result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}",
+        f"steps: {result.steps} in {result.seconds:.0f} s, loss {result.loss:.4f}",
         f"{'adapter' if config.train.method == 'lora' else 'model'}: {result.adapter_dir}",
         f"run: {out}",
     ]
     if arguments.push_to_hub:
-        address = outputs.push(
-            result.adapter_dir,
+        lines.append(f"sent to: {_sent(arguments, result.adapter_dir, lines, say)}")
+    return metrics, "\n".join(lines)
+
+
+def _sent(arguments: SftArguments, weights: Path, lines: Sequence[str], say: Say) -> str:
+    """Send the result off; where that fails, what came of the run is told before the error."""
+    try:
+        return outputs.push(
+            weights,
             str(arguments.hub_model_id),
             private=arguments.hub_private_repo,
             token=token_of(arguments),
             say=say,
         )
-        lines.append(f"sent to: {address}")
-    return metrics, "\n".join(lines)
+    except FinetuneError:
+        say("\n".join(lines))
+        raise
 
 
-def _describe(
+def describe(
     out: Path, weights: Path, values: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
     """Put configuration.json and a card beside the weights; run.json tells them as they are now."""

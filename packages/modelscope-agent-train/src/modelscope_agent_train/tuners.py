@@ -74,6 +74,13 @@ class Swift:
         return tuned
 
 
+def is_tuned(model: Any) -> bool:
+    """Whether an adapter of PEFT's is on a model, put there by `Swift` or otherwise."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel) or TUNED in getattr(model, "__dict__", {})
+
+
 def adapter_config(given: Any) -> AdapterConfig:
     """The adapter that `efficient_tuners` asks for.
 

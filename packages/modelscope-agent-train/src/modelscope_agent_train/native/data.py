@@ -151,7 +151,15 @@ def _kept(rows: list[Tokens], limit: int, report: Callable[[str], None]) -> Data
         report(f"{len(rows) - len(kept)} rows left out: longer than max_length {limit}")
     if not kept:
         raise DataError(f"all {len(rows)} rows are longer than {limit} tokens; raise max_length")
-    return Data(rows=kept, facts={"format": "input_ids", "rows": len(kept)})
+    facts = {
+        "format": "input_ids",
+        "examples": len(kept),
+        "rows": len(kept),
+        "too_long": len(rows) - len(kept),
+        "tokens": sum(row.length for row in kept),
+        "trained_tokens": sum(sum(row.trained) for row in kept),
+    }
+    return Data(rows=kept, facts=facts)
 
 
 def _numbers(values: Any) -> tuple[int, ...]:

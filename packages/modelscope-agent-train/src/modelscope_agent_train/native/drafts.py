@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent_finetune.contracts import Secret
+
 NEVER = 10**9
 """Steps between things that happen only at the end."""
 EVERY = 10**6
@@ -33,6 +35,7 @@ _NO_EFFECT = {
     "train.lr_scheduler.options.warmup.type": "the learning rate rises linearly from 0",
     "train.lr_scheduler.options.warmup.warmup_ratio": "the learning rate rises from 0",
     "train.optimizer.options.loss_keys": "there is one loss",
+    "CheckpointHook.upload_strategy": "the result is sent once, when the run is over",
     "evaluation.dataloader": "rows are measured in batches of train.dataloader",
     "evaluation.period.start_idx": "evaluation begins with the run",
 }
@@ -57,6 +60,17 @@ class Run:
     """Held-out examples whose calls could be generated."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Push:
+    """What CheckpointHook says of sending the result to ModelScope's hub."""
+
+    id: str
+    token: Secret | None
+    """None takes that of the environment."""
+    private: bool
+    revision: str
+
+
 @dataclass(kw_only=True)
 class Draft:
     """A translation while it is made."""
@@ -66,7 +80,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     executed: list[Mapping[str, Any]] = field(default_factory=list)
     outputs: dict[str, Path] = field(default_factory=dict)
-    push: Mapping[str, Any] | None = None
+    push: Push | None = None
 
     @property
     def accumulation(self) -> int:

@@ -51,7 +51,7 @@ def load_weights(model: Any, place: Path) -> None:
         for file in files:
             state |= load_state_dict(str(file))
         found = model.load_state_dict(state, strict=False)
-        tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+        tied = model.all_tied_weights_keys
         wrong = [*found.unexpected_keys, *(k for k in found.missing_keys if k not in tied)]
     if wrong:
         raise ModelError(f"{place}: these weights do not fit the model ({', '.join(wrong[:3])})")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agent_finetune import artifacts
+from agent_finetune.contracts import Secret
 from agent_finetune.errors import ConfigError
-from modelscope_agent_train.native.drafts import EVERY, LOSSES, NEVER, Draft, Keys, unused
+from modelscope_agent_train.native.drafts import EVERY, LOSSES, NEVER, Draft, Keys, Push, unused
 
 
 def take_hook(draft: Draft, hook: Mapping[str, Any]) -> None:
@@ -52,11 +53,22 @@ def _checkpoint(draft: Draft, keys: Keys) -> None:
     if keys.take("save_last", True) is False or strategy == "no":
         draft.notes.append(f"{keys.name}: the end of the run is always saved")
     draft.outputs["output"] = _output(draft, keys, "output")
-    if keys.take("push_to_hub"):
-        if not keys.take("hub_repo_id"):
-            raise ConfigError("CheckpointHook.push_to_hub is true, and hub_repo_id is not given")
-        names = ("hub_repo_id", "hub_token", "private_hub", "hub_revision", "upload_strategy")
-        draft.push = {name: keys.take(name) for name in names}
+    draft.push = _push(keys)
+
+
+def _push(keys: Keys) -> Push | None:
+    id, token = keys.take("hub_repo_id"), keys.take("hub_token")
+    private, revision = keys.take("private_hub", True), keys.take("hub_revision", "master")
+    if not keys.take("push_to_hub"):
+        return None
+    if not id:
+        raise ConfigError(f"{keys.name}.push_to_hub is true, and hub_repo_id is not given")
+    return Push(
+        id=str(id),
+        token=Secret(token) if token else None,
+        private=bool(private),
+        revision=str(revision),
+    )
 
 
 def _best(draft: Draft, keys: Keys) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agent_finetune.config import TrainConfig
 from agent_finetune.errors import ConfigError
-from modelscope_agent_train.native.drafts import LOSSES, NEVER, Draft, Keys, Run, unused
+from modelscope_agent_train.native.drafts import LOSSES, NEVER, Draft, Keys, Push, Run, unused
 from modelscope_agent_train.native.stock_hooks import take_hook
 
 _ADAM = ("adam", "adamw", "adamw_torch")
@@ -38,8 +38,8 @@ class Translation:
     """Hooks that are run as they are: the user's own, and stock ones that only look on."""
     outputs: tuple[Path, ...]
     """Folders that receive the trained model, for inference."""
-    push: Mapping[str, Any] | None
-    """What CheckpointHook says of the hub, with `hub_repo_id`."""
+    push: Push | None
+    """Where the result is sent, if anywhere."""
     notes: tuple[str, ...]
     """`key: effect`, for keys and hooks that set nothing or something unexpected."""
 
