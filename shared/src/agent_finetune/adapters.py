@@ -31,6 +31,7 @@ from agent_finetune.models.adapter_folders import (
     with_base,
 )
 from agent_finetune.models.adapter_folders import digest as digest  # weights are not needed for it
+from agent_finetune.models.quiet import bars_on_a_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -159,7 +160,7 @@ def merge(adapter: Path, out: Path, settings: Settings, *, dtype: Dtype = "auto"
         settings,
     )
     merged = loaded.model.merge_and_unload(safe_merge=True)
-    with new_folder(out) as folder:
+    with new_folder(out) as folder, bars_on_a_terminal():
         merged.save_pretrained(str(folder))
         loaded.tokenizer.save_pretrained(str(folder))
     return out

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from agent_finetune.errors import FinetuneError
+from agent_finetune.foreign_logs import hush
 
 PROG = "modelscope-agent-train"
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"error: {verb!r} is not a verb; legal are {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    hush()
     try:
         return VERBS[verb][0](rest)
     except FinetuneError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent_finetune.config import RunConfig
 from modelscope_agent_train.arguments import SftArguments
@@ -18,7 +19,7 @@ class Facts:
     chosen: Chosen
     machine: Machine
     run: RunConfig
-    resumed: str | None = None
+    resumed: Path | None = None
     """The checkpoint that the run goes on from."""
 
 

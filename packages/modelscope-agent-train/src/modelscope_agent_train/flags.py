@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from agent_finetune.errors import ConfigError
 
 T = TypeVar("T")
 _YES = ("true", "yes", "on", "1")
+_NO_VALUE = "its value is missing; flags are written --name value"
 _NO = ("false", "no", "off", "0")
 
 
@@ -93,6 +95,7 @@ class _Parser(argparse.ArgumentParser):
     """Raises where argparse would print and exit."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub("expected (one|at least one) argument", _NO_VALUE, message)
         raise ConfigError(message.removeprefix("argument "))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_finetune.errors import ConfigError, FinetuneError
+from agent_finetune.foreign_logs import hush
 from modelscope_agent_train.arguments import InferArguments
 from modelscope_agent_train.flags import parse
 from modelscope_agent_train.infer_requests import (
@@ -35,6 +36,7 @@ AHEAD = 64
 def main(argv: Sequence[str] | None = None, *, prog: str = "modelscope-agent-train infer") -> int:
     """Read flags and answer; the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    hush()
     try:
         parsed = parse(InferArguments, words, prog=prog)
         if parsed.ignored:
@@ -43,6 +45,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "modelscope-agent-tra
     except FinetuneError as error:
         tell(f"error: {error}")
         return 2
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return 130
 
 
 def infer(arguments: InferArguments, *, settings: Settings | None = None) -> int:

@@ -98,14 +98,28 @@ def open_dataset(
         return readers.open_source(name, settings)
     if name.startswith(ON_HF):
         return _on_hugging_face(name.removeprefix(ON_HF), split, settings, local_files_only)
-    if path.suffix in LOADERS or not HUB_ID.fullmatch(name):
-        raise DataError(_not_found(name))
+    check_name(name)
     from modelscope_agent_train.hub import download_dataset
 
     folder = download_dataset(
         name, settings=settings, hub=hub, local_files_only=local_files_only, say=report
     )
     return _of_folder(name, folder, split, settings)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is nowhere; nothing is fetched to find out.
+
+    Raises:
+        DataError: It is no file, no shipped sample, and no id that a hub could know.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or name in sample_names() or name.startswith(("bfcl:", ON_HF)):
+        return
+    if name == "bfcl" or Path(name.partition("#")[0]).is_file():
+        return
+    if path.suffix in LOADERS or not HUB_ID.fullmatch(name):
+        raise DataError(_not_found(name))
 
 
 def _of_object(data: object, split: str) -> OpenedSource:

@@ -168,7 +168,7 @@ def run_config(
         ConfigError: A flag that is not offered, or a value that cannot be kept to.
     """
     _check_offered(arguments)
-    if arguments.dataset is None:
+    if not arguments.dataset:
         raise ConfigError(_no_dataset())
     return RunConfig(
         model=model_config(arguments, chosen, machine),

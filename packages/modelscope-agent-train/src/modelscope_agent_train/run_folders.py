@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from agent_finetune import artifacts
 from agent_finetune.errors import ConfigError
 
 LAST = ("true", "last", "yes", "1")
+_AGAIN = "--resume_from_ckpt true"
 NEVER = ("false", "no", "0")
 _VERSION = re.compile(r"v(\d+)-\d{8}-\d{6}")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -62,10 +63,39 @@ def runs(parent: Path) -> Iterator[tuple[int, Path]]:
             yield int(match[1]), path
 
 
-def remove_empty(run: Path) -> None:
-    """Take back the folder of a run that failed before it wrote anything."""
-    with suppress(OSError):  # there is something in it, or it is gone
-        run.rmdir()
+@contextmanager
+def taken_back(run: Path, resumed: Path | None, *, by: bool) -> Iterator[None]:
+    """Remove the folder of a run that ends before it did anything of its own.
+
+    Args:
+        run: The folder, new.
+        resumed: The checkpoint that its own ones are copies of, up to that one.
+        by: Whether it is on this process to remove it.
+
+    Raises:
+        KeyboardInterrupt: As it came, with a line that says what there is to go on from.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if by:
+            _take_back(run, resumed)
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_left_behind(run, resumed)) from error
+        raise
+
+
+def _take_back(run: Path, resumed: Path | None) -> None:
+    from agent_finetune.train import folder, history
+
+    if resumed is None:
+        with suppress(OSError):  # there is something in it, or it is gone
+            run.rmdir()
+        return
+    lines = history.read(run / folder.HISTORY)
+    result = [path for path in ("adapter", "model") if (run / path).exists()]
+    if not result and all(line["step"] <= _step(resumed) for line in lines):
+        shutil.rmtree(run)
 
 
 def find_checkpoint(word: str, parent: Path) -> Checkpoint | None:
@@ -97,16 +127,59 @@ def find_checkpoint(word: str, parent: Path) -> Checkpoint | None:
 
 
 def begin_from(checkpoint: Checkpoint, out: Path) -> None:
-    """Put into a new run's folder what it needs to go on."""
-    from agent_finetune.train import folder
+    """Put into a new run's folder what it needs to go on.
 
-    name = checkpoint.path.name
-    shutil.copytree(checkpoint.path, out / folder.CHECKPOINTS / name, copy_function=_link_or_copy)
-    lines = (checkpoint.run / folder.HISTORY).read_text(encoding="utf-8").splitlines()
-    upto = [line for line in lines if json.loads(line)["step"] <= checkpoint.step]
+    Earlier checkpoints come along: a run that was killed behind its last one needs one before it.
+    """
+    from agent_finetune.train import folder, history
+
+    for one in _whole(checkpoint.run):
+        if one.step <= checkpoint.step:
+            to = out / folder.CHECKPOINTS / one.path.name
+            shutil.copytree(one.path, to, copy_function=_link_or_copy)
+    lines = history.read(checkpoint.run / folder.HISTORY)
+    upto = [json.dumps(line) for line in lines if line["step"] <= checkpoint.step]
     artifacts.write_text(out / folder.HISTORY, "".join(f"{line}\n" for line in upto))
     run: dict[str, Any] = {**(folder.read_run(checkpoint.run) or {}), "status": "running"}
     artifacts.write_json(out / folder.RUN, run)
+
+
+def check_left(resumed: Path, steps: int) -> str:
+    """Whether a run of so many steps has any left to take from a checkpoint.
+
+    Returns:
+        What to say where an earlier checkpoint must be taken; else nothing.
+
+    Raises:
+        ConfigError: The run ended there, and nothing is left to train.
+    """
+    from agent_finetune.train import folder
+
+    if _step(resumed) < steps:
+        return ""
+    run = folder.read_run(resumed.parents[1])
+    if run is not None and run["status"] != "finished":
+        return f"{resumed} is at the last step, and its run was cut off: what led to it is repeated"
+    raise ConfigError(
+        f"--resume_from_ckpt: {resumed} is at step {_step(resumed)}, and the run ends at step "
+        f"{steps}; raise --max_steps or --num_train_epochs to go on"
+    )
+
+
+def _left_behind(run: Path, resumed: Path | None) -> str:
+    """What a run that was interrupted leaves, in a line."""
+    from agent_finetune.train import folder
+
+    if (folder.read_run(run) or {}).get("status") == "finished":
+        return f"interrupted; the run is whole, and was not measured: {run}"
+    newest = [one.path for one in _whole(run)[-1:]] or [resumed]
+    if newest == [None]:
+        return "interrupted before the first checkpoint (--save_steps); nothing to go on from"
+    return f"interrupted; to go on from {newest[0]}, give the same command with {_AGAIN}"
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _whole(run: Path) -> list[Checkpoint]:

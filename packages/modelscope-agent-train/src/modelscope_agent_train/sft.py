@@ -10,15 +10,17 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_finetune.errors import ConfigError, FinetuneError
+from agent_finetune.foreign_logs import hush
 from modelscope_agent_train import effects as telling
 from modelscope_agent_train import finishing, outputs, plan, run_folders
 from modelscope_agent_train.arguments import SftArguments
@@ -29,10 +31,15 @@ from modelscope_agent_train.flags import parse
 if TYPE_CHECKING:
     from agent_finetune.config import RunConfig
     from agent_finetune.contracts import Settings
+    from agent_finetune.render import Renderer
     from agent_finetune.train.job import RowsOf
+    from agent_finetune.train.pairs import Rows
     from modelscope_agent_train.plan import Machine
+    from modelscope_agent_train.sources import Data
 
 Say = Callable[[str], None]
+PATIENCE = 10.0
+"""Seconds for which other processes leave it to the first one to say what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,20 +56,12 @@ class SftResult:
     """The evaluation's table, and where things lie."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Data:
-    """What reading a run's data answers besides rows."""
-
-    held_out: Sequence[Any] = field(default_factory=tuple)
-
-
 def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
     """Read flags, train, and print what came of it; answer the exit code."""
     from agent_finetune.settings import read_settings
 
     words = sys.argv[1:] if argv is None else list(argv)
-    # Whenever it is imported it warns that a package we do not use is missing.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    hush()
     try:
         parsed = parse(SftArguments, words, prog=prog)
         result = sft(
@@ -73,10 +72,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
             report=_tell,
         )
     except FinetuneError as error:
-        _tell(f"error: {error}")
+        _tell_error(error)
         return 2
-    except KeyboardInterrupt:
-        _tell("interrupted; the same command with --resume_from_ckpt true goes on from the last")
+    except KeyboardInterrupt as error:
+        if not _rank():
+            _tell(str(error) or "interrupted before training began")
         return 130
     if result.text:
         print(result.text, flush=True)
@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
 def sft(
     arguments: SftArguments,
     *,
+    data: Data | None = None,
     given: Collection[str] | None = None,
     ignored: Sequence[str] = (),
     settings: Settings | None = None,
@@ -95,6 +96,8 @@ def sft(
 
     Args:
         arguments: Every flag.
+        data: An MsDataset, a `datasets.Dataset` or a list of rows, in place of the names in
+            `arguments.dataset`.
         given: Which flags were said; None takes those that differ from their defaults.
         ignored: Words of the command line that were left out.
         settings: Cache, tokens and offline switch; None reads the environment and `.env`.
@@ -102,43 +105,42 @@ def sft(
 
     Raises:
         FinetuneError: Something the user must change; the message says what.
+        KeyboardInterrupt: As it came, with a line that says what there is to go on from.
     """
     from agent_finetune.settings import read_settings
     from agent_finetune.train import job
+    from modelscope_agent_train import sources
 
     settings = settings or read_settings()
+    if data is not None:
+        arguments = _named(arguments, data)
     if arguments.local_files_only:
         settings = replace(settings, offline=True)
     chosen = plan.chosen_model(arguments)
     parent = Path(arguments.output_dir) / chosen.label
     plan.run_config(arguments, chosen, machine_of(arguments, 1), out=parent, resume=False)
+    names = (data,) if data is not None else sources.names_of(str(arguments.dataset))
+    if data is None:
+        sources.check_names(names)  # before a model is fetched
     state = _processes(arguments)
     machine = machine_of(arguments, state.num_processes)
     say: Say = (report or _silent) if state.is_main_process else _silent
-    chosen = plan.located(arguments, chosen, settings, say)
     out, resumed = _folder(arguments, parent, state)
-    config = plan.run_config(arguments, chosen, machine, out=out, resume=resumed is not None)
-    facts = Facts(arguments=arguments, chosen=chosen, machine=machine, run=config, resumed=resumed)
-    effects = telling.of(facts, telling.given_in(arguments) if given is None else given)
-    say(telling.table(effects, ignored))
-    data = _Data()
-    try:
-        result = job.run(
-            config,
-            settings,
-            report=say,
-            read=_reader(arguments, data),
-            chat_template=_template(arguments, config, settings),
+    with run_folders.taken_back(out, resumed, by=state.is_main_process):
+        chosen = plan.located(arguments, chosen, settings, say)
+        config = plan.run_config(arguments, chosen, machine, out=out, resume=resumed is not None)
+        facts = Facts(
+            arguments=arguments, chosen=chosen, machine=machine, run=config, resumed=resumed
         )
-    except FinetuneError:
+        effects = telling.of(facts, telling.given_in(arguments) if given is None else given)
+        say(telling.table(effects, ignored))
+        read = _Reader(arguments=arguments, names=names, resumed=resumed, machine=machine)
+        template = _template(arguments, config, settings)
+        result = job.run(config, settings, report=say, read=read, chat_template=template)
+        metrics, text = result.metrics, ""
         if state.is_main_process:
-            run_folders.remove_empty(out)
-        raise
-    if not state.is_main_process:
-        return SftResult(
-            output_dir=out, adapter_dir=result.adapter_dir, metrics=result.metrics, effects=effects
-        )
-    metrics, text = finishing.finish(arguments, config, settings, result, data.held_out, say)
+            held_out = read.held_out
+            metrics, text = finishing.finish(arguments, config, settings, result, held_out, say)
     return SftResult(
         output_dir=out,
         adapter_dir=result.adapter_dir,
@@ -146,6 +148,13 @@ def sft(
         effects=effects,
         text=text,
     )
+
+
+def _named(arguments: SftArguments, data: object) -> SftArguments:
+    """Arguments that name data which is an object, for what is printed and written of them."""
+    if arguments.dataset is not None:
+        raise ConfigError(f"dataset is {arguments.dataset!r} and data is given too; give one")
+    return replace(arguments, dataset=type(data).__name__)
 
 
 def machine_of(arguments: SftArguments, processes: int) -> Machine:
@@ -181,7 +190,7 @@ def _processes(arguments: SftArguments) -> Any:
         raise ConfigError(f"--ddp_backend {backend}: {error}") from error
 
 
-def _folder(arguments: SftArguments, parent: Path, state: Any) -> tuple[Path, str | None]:
+def _folder(arguments: SftArguments, parent: Path, state: Any) -> tuple[Path, Path | None]:
     """This run's folder, the same in every process, and the checkpoint it goes on from."""
     from accelerate.utils import broadcast_object_list
 
@@ -194,7 +203,7 @@ def _folder(arguments: SftArguments, parent: Path, state: Any) -> tuple[Path, st
     broadcast_object_list(found)
     if found[2] is not None:
         raise found[2]
-    return Path(found[0]), found[1]
+    return Path(found[0]), None if found[1] is None else Path(found[1])
 
 
 def _made_folder(arguments: SftArguments, parent: Path) -> tuple[str, str | None]:
@@ -220,16 +229,23 @@ def _template(arguments: SftArguments, config: RunConfig, settings: Settings) ->
     return legacy.template(models.load_tokenizer(config.model, resolved, settings))
 
 
-def _reader(arguments: SftArguments, data: _Data) -> Callable[[RunConfig, Settings, Say], RowsOf]:
+@dataclass(kw_only=True, slots=True)
+class _Reader:
     """What reads the data for `job.run`, and keeps the held-out examples for the end."""
 
-    def read(config: RunConfig, settings: Settings, say: Say) -> RowsOf:
+    arguments: SftArguments
+    names: Sequence[Data]
+    resumed: Path | None
+    machine: Machine
+    held_out: Sequence[Any] = ()
+
+    def __call__(self, config: RunConfig, settings: Settings, say: Say) -> RowsOf:
         from agent_finetune.train import job
         from modelscope_agent_train import legacy, sources, splits
 
-        rows_of = legacy.rows_of if arguments.legacy_format else job.rows_of
+        arguments = self.arguments
         found = sources.read_dataset(
-            sources.names_of(config.data.data),
+            self.names,
             settings=settings,
             format=legacy.FORMAT if arguments.legacy_format else config.data.format,
             on_bad_row=config.data.on_bad_row,
@@ -239,7 +255,7 @@ def _reader(arguments: SftArguments, data: _Data) -> Callable[[RunConfig, Settin
             local_files_only=arguments.local_files_only,
             report=say,
         )
-        training, data.held_out = splits.split(
+        training, self.held_out = splits.split(
             found.examples,
             test_ratio=arguments.dataset_test_ratio,
             seed=arguments.dataset_seed,
@@ -253,9 +269,37 @@ def _reader(arguments: SftArguments, data: _Data) -> Callable[[RunConfig, Settin
                 f"--dataset_test_ratio {arguments.dataset_test_ratio} of {len(found.examples)} "
                 "rows leaves nothing to train on; lower it, or give more data"
             )
-        return rows_of(training, data.held_out, [found], config.data, say)
+        rows_of = legacy.rows_of if arguments.legacy_format else job.rows_of
+        make = rows_of(training, self.held_out, [found], config.data, say)
+        return make if self.resumed is None else self._checked(make, self.resumed, config, say)
 
-    return read
+    def _checked(self, make: RowsOf, resumed: Path, config: RunConfig, say: Say) -> RowsOf:
+        """The same rows, once it is sure that steps are left to take with them."""
+        from agent_finetune.train.arguments import total_steps
+
+        def rows(renderer: Renderer, limit: int) -> Rows:
+            made = make(renderer, limit)
+            steps = total_steps(config.train, len(made.train), self.machine.processes)
+            say(run_folders.check_left(resumed, steps))
+            return made
+
+        return rows
+
+
+def _tell_error(error: FinetuneError) -> None:
+    """Say an error once, though under torchrun every process may meet it.
+
+    Once the first process has ended, torchrun ends the others, so that these say only what the
+    first did not meet.
+    """
+    if rank := _rank():
+        time.sleep(PATIENCE)
+    _tell(f"error{f' in process {rank}' if rank else ''}: {error}")
+
+
+def _rank() -> int:
+    """Which process this is under torchrun; 0 without."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _tell(line: str) -> None:

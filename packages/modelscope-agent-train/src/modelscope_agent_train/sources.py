@@ -18,13 +18,19 @@ from agent_finetune.errors import ConfigError, DataError
 from agent_finetune.readers import OpenedSource, ReadResult
 from agent_finetune.readers.sources import LOADERS
 from agent_finetune.records import BadRow, Example
-from modelscope_agent_train.opening import Data, names_of, open_dataset, sample_names
+from modelscope_agent_train.opening import (
+    Data,
+    check_name,
+    names_of,
+    open_dataset,
+    sample_names,
+)
 
 if TYPE_CHECKING:
     from agent_finetune.config import BadRowPolicy
     from modelscope_agent_train.hub import Hub
 
-__all__ = ["Data", "names_of", "open_dataset", "read_dataset", "sample_names"]
+__all__ = ["Data", "check_names", "names_of", "open_dataset", "read_dataset", "sample_names"]
 
 _COUNT = re.compile(r"(?P<name>.+)#(?P<count>\d+)")
 
@@ -54,7 +60,7 @@ def read_dataset(
         hub: Where ids are looked up.
         split: Which split.
         local_files_only: Never touch the network.
-        report: Gets a line for each data set, and where fewer rows are there than were asked for.
+        report: Gets a line for each data set, and where it has fewer rows than its #N asks for.
 
     Raises:
         ConfigError: `sample` or an N is not legal.
@@ -80,9 +86,18 @@ def read_dataset(
         report(f"data: {stream.source.name}, format {stream.reading.format}, {stream.rows} rows")
         if stream.most is not None and stream.most > stream.rows:
             report(f"{stream.source.name}: {stream.most} asked for, {stream.rows} there, all taken")
-    if sample > len(result.examples):
-        report(f"dataset_sample {sample}: there are {len(result.examples)}, all taken")
     return result
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names that are nowhere, before anything is fetched.
+
+    Raises:
+        ConfigError: An N is not legal.
+        DataError: A name is no file, no shipped sample, and no id that a hub could know.
+    """
+    for name in names:
+        check_name(str(_asked(name)[0]))
 
 
 @dataclass(kw_only=True, slots=True)

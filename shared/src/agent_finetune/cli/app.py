@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -20,6 +19,7 @@ from agent_finetune.cli.recordings import recordings
 from agent_finetune.cli.training import merge, quickstart, train
 from agent_finetune.contracts import Command
 from agent_finetune.errors import FinetuneError, PluginError
+from agent_finetune.foreign_logs import hush
 
 VERBS: dict[str, Callable[..., int | None]] = {
     "train": train,
@@ -45,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    # Whenever it is imported it warns that a package we do not use is missing.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    hush()
     try:
         code = _app()(words, exit_on_error=False, print_error=False)
     except FinetuneError as error:

@@ -25,16 +25,24 @@ def quiet() -> Iterator[None]:
     level = other.level
     other.setLevel(standard.ERROR)
     verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    hide = bars and not _on_terminal()
+    try:
+        with bars_on_a_terminal():
+            yield
+    finally:
+        other.setLevel(level)
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def bars_on_a_terminal() -> Iterator[None]:
+    """Transformers draws its progress bars on a terminal only."""
+    hide = logging.is_progress_bar_enabled() and not _on_terminal()
     if hide:
         logging.disable_progress_bar()
     try:
         yield
     finally:
-        other.setLevel(level)
-        logging.set_verbosity(verbosity)
         if hide:
             logging.enable_progress_bar()
 

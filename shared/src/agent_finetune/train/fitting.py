@@ -17,6 +17,7 @@ from agent_finetune import adapters, artifacts, attention
 from agent_finetune.config import TrainConfig
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
 from agent_finetune.errors import ConfigError, TrainError
+from agent_finetune.models.quiet import bars_on_a_terminal
 from agent_finetune.train import distributed, folder, pairs, preference, record
 from agent_finetune.train.arguments import (
     keeps_format,
@@ -66,6 +67,7 @@ def fit(job: TrainJob) -> TrainResult:
     resumes = config.resume and bool(folder.whole_checkpoints(job.out))
     with ExitStack() as stack:
         stack.enter_context(adapters.quiet())
+        stack.enter_context(bars_on_a_terminal())
         stack.enter_context(distributed.engine(config))
         args = trainer_config(
             config,

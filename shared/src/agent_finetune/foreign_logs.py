@@ -1,0 +1,22 @@
+"""What other packages log without need, left out where a program of ours runs."""
+
+from __future__ import annotations
+
+import logging
+
+_SAID_OF_A_CPU = "Setting accelerator to CPU"
+
+
+def hush() -> None:
+    """Say nothing of what is as it should be; call it before anything heavy is imported.
+
+    bitsandbytes warns at import that a package we do not use is missing. DeepSpeed, once it is
+    installed, is imported by Accelerate in every run, and writes on stdout that there is no GPU.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # DeepSpeed sets its logger's level at import; a filter stays.
+    logging.getLogger("DeepSpeed").addFilter(_is_needed)
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_SAID_OF_A_CPU)
