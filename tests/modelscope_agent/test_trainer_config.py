@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent_finetune.errors import ConfigError
+from modelscope_agent_train.native import arguments
 from modelscope_agent_train.native.drafts import EVERY, NEVER, Run
 from modelscope_agent_train.native.translation import translate
 
@@ -125,3 +126,17 @@ def test_what_cannot_be_done_is_an_error_that_says_what_can(train, hooks, messag
 def test_without_an_evaluation_hook_there_is_none_on_the_way():
     assert made().train.eval_steps == NEVER
     assert made(hooks=[{"type": "EvaluationHook"}]).train.eval_steps is None
+
+
+@pytest.mark.parametrize(
+    ("train", "dtype"),
+    [
+        ({}, "auto"),
+        ({"bf16": True}, "bfloat16"),
+        ({"use_fp16": True}, "float16"),
+        ({"use_fp16": True, "bf16": False}, "float16"),
+        ({"bf16": False}, "float32"),
+    ],
+)
+def test_each_number_format_can_be_asked_for(train, dtype):
+    assert arguments.dtype(train) == dtype

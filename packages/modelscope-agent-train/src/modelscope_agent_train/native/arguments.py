@@ -43,7 +43,12 @@ def tokenizer_of(holder: Any) -> Any:
 
 
 def dtype(train: Mapping[str, Any]) -> Dtype:
-    """The number format that `train.bf16` and `train.use_fp16` ask for."""
+    """The number format that `train.bf16` and `train.use_fp16` ask for.
+
+    A `bf16` that is false asks for float32; without either key it is the machine's best.
+    """
     if train.get("bf16"):
         return "bfloat16"
-    return "float16" if train.get("use_fp16") else "auto"
+    if train.get("use_fp16"):
+        return "float16"
+    return "float32" if train.get("bf16") is False else "auto"
