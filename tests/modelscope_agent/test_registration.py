@@ -1,5 +1,6 @@
 """What ModelScope finds under our names, and that it is put back."""
 
+import importlib
 import subprocess
 import sys
 
@@ -18,12 +19,6 @@ def registered():
     package.register()
 
 
-def run(code):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-
-
 def index():
     from modelscope.utils.ast_utils import INDEX_KEY
     from modelscope.utils.import_utils import LazyImportModule
@@ -31,32 +26,50 @@ def index():
     return LazyImportModule.get_ast_index()[INDEX_KEY]
 
 
-def test_importing_the_package_imports_neither_torch_nor_modelscope():
-    code = "import sys, modelscope_agent_train; print(*(n in sys.modules for n in sys.argv[1:]))"
-    found = subprocess.run(
-        [sys.executable, "-c", code, "torch", "modelscope", "transformers", "datasets"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert found == ["False"] * 4
+IMPORTING = """
+import sys
+import modelscope_agent_train
+print(*(name in sys.modules for name in ("torch", "modelscope", "transformers", "datasets")))
+from modelscope.utils.import_utils import LazyImportModule
+from modelscope.utils.ast_utils import INDEX_KEY
+index = LazyImportModule.get_ast_index()[INDEX_KEY]
+print(index["TRAINERS", "default", "agent-sft"]["module"])
+print(*(type(finder).__name__ for finder in sys.meta_path))
+"""
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import modelscope_agent_train, modelscope.utils.import_utils",
-        "import modelscope.utils.import_utils, modelscope_agent_train",
-    ],
-)
-def test_modelscope_knows_the_names_whichever_is_imported_first(first):
-    code = (
-        f"{first}\n"
-        "from modelscope.utils.ast_utils import INDEX_KEY\n"
-        "from modelscope.utils.import_utils import LazyImportModule as L\n"
-        "print(L.get_ast_index()[INDEX_KEY][('TRAINERS', 'default', 'agent-sft')]['module'])"
+def test_importing_it_first_imports_nothing_heavy_and_waits_for_modelscope():
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=True
     )
-    assert run(code)[-1] == "modelscope_agent_train.native.trainer"
+    heavy, module, *finders = done.stdout.splitlines()
+    assert heavy.split() == ["False"] * 4
+    assert module == "modelscope_agent_train.native.trainer"
+    assert "_Waiting" not in finders[0].split()
+
+
+def test_modelscope_that_was_imported_first_knows_the_names():
+    package.unregister()
+    assert ("TRAINERS", "default", "agent-sft") not in index()
+    package.register()
+    found = index()["TRAINERS", "default", "agent-sft"]["module"]
+    assert found == "modelscope_agent_train.native.trainer"
+
+
+def test_the_entries_are_made_when_modelscope_is_imported_and_the_finder_is_gone(monkeypatch):
+    """As in a process of its own, where what runs cannot be measured."""
+    package.unregister()
+    module = "modelscope.utils.import_utils"
+    index()
+    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys.modules["modelscope.utils"], "import_utils", None)
+    package.register()
+    (waiting,) = [f for f in sys.meta_path if type(f).__module__.startswith("modelscope_agent")]
+    assert waiting.find_spec("json", None) is None
+    importlib.import_module(module)
+    assert waiting not in sys.meta_path
+    assert ("TRAINERS", "default", "agent-sft") in index()
+    package.unregister()  # while the index that was changed is the one in force
 
 
 def test_each_name_builds_the_class_that_is_ours():

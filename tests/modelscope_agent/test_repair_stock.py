@@ -1,6 +1,5 @@
 """Each fault of ModelScope 1.40's own trainer, failing there and working here."""
 
-import json
 import math
 import os
 import subprocess
@@ -183,77 +182,3 @@ def test_our_trainer_does_not_need_distutils():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["ours"]
     assert "distutils" in done.stderr
-
-
-def test_a_hook_without_a_launcher_says_what_to_do(folder, tmp_path, monkeypatch):
-    package.register(repair_stock=True)
-    monkeypatch.delenv("RANK", raising=False)
-    file = tmp_path / "ds.json"
-    file.write_text("{}")
-    hooks = [{"type": "DeepspeedHook", "config": str(file), "with_mpu": False}]
-    try:
-        with pytest.raises(ValueError, match="torchrun"):
-            build(folder, tmp_path, cfg_file=stock_configuration(tmp_path, hooks=hooks))
-    finally:
-        package.unregister()
-        package.register()
-
-
-DEEPSPEED = """
-import json, sys
-import modelscope_agent_train
-modelscope_agent_train.register(repair_stock=True)
-from modelscope.trainers import build_trainer
-from modelscope_trainers import TokenRows, stock_configuration
-from torch import distributed
-from transformers import AutoModelForCausalLM
-
-folder, out, ds, epochs, checkpoint = sys.argv[1:]
-hook = {"type": "DeepspeedHook", "config": ds, "save_zero_checkpoint": True, "with_mpu": False}
-cfg_file = stock_configuration(out, hooks=[hook] if ds else [], lr_scheduler={
-    "type": "ConstantLR", "factor": 1.0})
-trainer = build_trainer("trainer", dict(
-    model=AutoModelForCausalLM.from_pretrained(folder), cfg_file=cfg_file, seed=1, device="cpu",
-    train_dataset=TokenRows(4 if ds else 2), eval_dataset=TokenRows(), max_epochs=int(epochs)))
-trainer.train(checkpoint or None)
-if distributed.get_rank() == 0:
-    print("MEASURED", json.dumps({"epoch": trainer.epoch, **trainer.evaluate()}))
-else:
-    trainer.evaluate()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [2, 3])
-def test_modelscopes_own_trainer_trains_with_deepspeed_in_two_processes(folder, tmp_path, stage):
-    """A gradient is that of both processes' rows, and a run goes on from its checkpoint."""
-    script, config = tmp_path / "run.py", tmp_path / "ds.json"
-    script.write_text(DEEPSPEED)
-    config.write_text(
-        '{"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", '
-        f'"gradient_clipping": "auto", "zero_optimization": {{"stage": {stage}}}}}'
-    )
-
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launcher += ["--master-port", "29533"]
-
-    def run(epochs, checkpoint=""):
-        done = subprocess.run(
-            [*launcher, *map(str, (script, folder, tmp_path, config, epochs)), checkpoint],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers")},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        (line,) = (line for line in done.stdout.splitlines() if line.startswith("MEASURED"))
-        return json.loads(line.removeprefix("MEASURED "))
-
-    whole = run(2)
-    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "work" / "output").state_dict()
-    before = AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    assert not same(saved, before)
-    assert run(1)["epoch"] == 1
-    again = run(2, str(tmp_path / "work" / "epoch_1"))
-    assert again["epoch"] == 2
-    assert again["ppl"] == pytest.approx(whole["ppl"], rel=1e-4)

@@ -112,7 +112,9 @@ class DeepspeedHook(Hook):  # type: ignore[misc]
         if self.zero_stage is not None:
             stage["stage"] = self.zero_stage
         self.processor.zero_stage = int(stage.get("stage", 0))
-        arguments = _training_arguments(trainer)
+        # DeepSpeed clips to 1 where its file says nothing.
+        clipping = given.setdefault("gradient_clipping", "auto")
+        arguments = _training_arguments(trainer, 0.0 if clipping == "auto" else float(clipping))
         steps = trainer.iters_per_epoch // arguments.gradient_accumulation_steps
         config = HfTrainerDeepSpeedConfig(given)
         config.trainer_config_process(arguments)
@@ -190,19 +192,19 @@ class _DeepspeedProcessor(RepairedCheckpoints, LrSchedulerProcessor, OptimizerPr
         Raises:
             ConfigError: There is none; `save_zero_checkpoint` was off.
         """
+        if not os.path.isdir(checkpoint_path_prefix):
+            raise ConfigError(
+                f"{checkpoint_path_prefix}: no checkpoint of DeepSpeed; train with "
+                "save_zero_checkpoint true to resume"
+            )
         folder, tag = os.path.split(checkpoint_path_prefix)
-        found, _ = trainer.model.load_checkpoint(
+        trainer.model.load_checkpoint(
             folder,
             tag,
             load_module_strict=strict,
             load_optimizer_states=load_all_state,
             load_lr_scheduler_states=load_all_state,
         )
-        if found is None:
-            raise ConfigError(
-                f"{checkpoint_path_prefix}: no checkpoint of DeepSpeed; train with "
-                "save_zero_checkpoint true to resume"
-            )
         state = checkpoint_path_prefix + self.TRAINER_STATE_SUFFIX
         return dict(self.load_trainer_state(trainer, state, False))
 
@@ -219,8 +221,13 @@ def _whole_weights(model: Any, zero_stage: int) -> Iterator[None]:
         yield
 
 
-def _training_arguments(trainer: Any) -> TrainingArguments:
-    """What Transformers fills `auto` values of a DeepSpeed configuration from."""
+def _training_arguments(trainer: Any, clipping: float) -> TrainingArguments:
+    """What Transformers fills `auto` values of a DeepSpeed configuration from.
+
+    Args:
+        trainer: Its configuration is looked at.
+        clipping: Largest norm of a gradient where that does not say; 0 does not clip.
+    """
     train = trainer.cfg.train
     optimizer = train.get("optimizer", {})
     options = optimizer.get("options", {})
@@ -231,7 +238,7 @@ def _training_arguments(trainer: Any) -> TrainingArguments:
         gradient_accumulation_steps=options.get("cumulative_iters", 1),
         learning_rate=optimizer.get("lr", 2e-5),
         weight_decay=optimizer.get("weight_decay", 0.0),
-        max_grad_norm=(options.get("grad_clip") or {}).get("max_norm", 1.0),
+        max_grad_norm=(options.get("grad_clip") or {}).get("max_norm", clipping),
         warmup_steps=(options.get("warmup") or {}).get("warmup_steps", 0),
         fp16=bool(train.get("use_fp16", False)),
         bf16=bool(train.get("bf16", False)),
