@@ -1,6 +1,7 @@
 import argparse
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points
 
 import pytest
@@ -63,6 +64,27 @@ def test_a_wrong_flag_is_told_by_modelscopes_own_program(capsys):
 
     assert run_cmd(["agent-sft", "--lora_rnak", "8"]) == 2
     assert "did you mean --lora_rank?" in capsys.readouterr().err
+
+
+def test_three_ways_to_call_the_script_list_the_same_flags(capsys):
+    from modelscope_hub.cli.main import run_cmd
+
+    shown = []
+    for call in (
+        lambda: cli.main(["sft", "--help"]),
+        lambda: run_cmd(["agent-sft", "--help"]),
+        lambda: sft.main(["--help"]),
+    ):
+        with suppress(SystemExit):
+            assert call() == 0
+        shown.append(capsys.readouterr().out.partition("\n")[::2])
+    usages, flags = zip(*shown, strict=True)
+    assert [usage.split()[1:-3] for usage in usages] == [
+        ["modelscope-agent-train", "sft"],
+        ["modelscope", "agent-sft"],
+        ["llm_sft.py"],
+    ]
+    assert len(set(flags)) == 1
 
 
 def test_reading_flags_costs_no_torch():

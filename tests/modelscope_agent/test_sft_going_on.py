@@ -17,7 +17,7 @@ from agent_finetune.train import history
 from modelscope_agent_train import run_folders
 from modelscope_agent_train.arguments import SftArguments
 from modelscope_agent_train.flags import parse
-from modelscope_agent_train.sft import main
+from modelscope_agent_train.sft import PATIENCE, main
 
 FLAGS = (
     "--dataset xlam-sample --dtype fp32 --gradient_checkpoint false --evaluate false "
@@ -203,12 +203,37 @@ def test_data_that_is_nowhere_is_told_before_the_model_is_looked_for(place, caps
 def test_ctrl_c_ends_the_program_with_one_line(model, place):
     code = "import sys; from modelscope_agent_train.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "sft", *words(model, "--max_steps", "2000")]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = subprocess.Popen(command, text=True, **pipes)
     end = time.monotonic() + 120
     while time.monotonic() < end and not list((place / "runs").rglob("checkpoint-2/whole")):
         time.sleep(0.1)
     os.kill(started.pid, signal.SIGINT)
-    _, told = started.communicate(timeout=120)
+    out, told = started.communicate(timeout=120)
     assert started.returncode == 130
     assert "Traceback" not in told
+    assert out == ""
     assert told.splitlines()[-1].startswith("interrupted; to go on from ")
+
+
+def test_a_process_that_is_not_the_first_leaves_errors_to_it(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    waited = []
+    monkeypatch.setattr("modelscope_agent_train.sft.time.sleep", waited.append)
+    assert main(["--lora_rnak", "8"]) == 2
+    assert waited == [PATIENCE]
+    assert capsys.readouterr().err.startswith("error in process 1: there is no flag --lora_rnak")
+
+
+def test_two_processes_say_a_wrong_flag_once():
+    script = Path(__file__).parents[2] / "examples/modelscope_agent_train/llm_sft.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*torchrun, "--master-port", "0", str(script), "--lora_rnak", "8"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode != 0
+    assert ended.stderr.count("error: there is no flag --lora_rnak") == 1
+    assert "error in process" not in ended.stderr

@@ -72,6 +72,12 @@ def test_a_small_share_of_few_rows_is_one_row():
     assert len(split([example(f"{n}") for n in range(5)], test_ratio=0.01, seed=0)[1]) == 1
 
 
+def test_a_small_share_of_few_rows_is_one_conversation_where_each_has_several():
+    rows = [example(f"{n // 2}") for n in range(6)]
+    training, held_out = split(rows, test_ratio=0.01, seed=0)
+    assert (len(training), len(held_out)) == (4, 2)
+
+
 def test_rows_that_must_all_stay_together_cannot_be_split():
     rows = [example(f"{n}", "one") for n in range(10)]
     with pytest.raises(DataError, match="group that must stay together by tools has 10; raise"):

@@ -59,7 +59,12 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str) -> Parsed[T]:
         ConfigError: An unknown flag or a value that is not legal.
     """
     words = [_underscored(word) for word in argv]
-    parser = _Parser(prog=prog, description=_first_line(kind), allow_abbrev=False)
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} [--flag value ...]",
+        description=_first_line(kind),
+        allow_abbrev=False,
+    )
     names = add_flags(parser, kind)
     values, unknown = parser.parse_known_args(words, argparse.Namespace())
     found: dict[str, Any] = vars(values)
@@ -85,7 +90,7 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> dict[str, str
             dest=one.name,
             default=argparse.SUPPRESS,
             help=f"{one.metadata['help']} (default {_shown(one.default)})".replace("%", "%%"),
-            metavar="|".join(one.metadata["choices"]) or None,
+            metavar=_metavar(hints[one.name], one.metadata["choices"]),
             **_reading(hints[one.name], one.metadata["choices"]),
         )
     return names
@@ -97,6 +102,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub("expected (one|at least one) argument", _NO_VALUE, message)
         raise ConfigError(message.removeprefix("argument "))
+
+
+def _metavar(hint: Any, choices: Sequence[str]) -> str:
+    """What `--help` writes for a flag's value."""
+    kinds: dict[Any, str] = {int: "N", float: "X", bool: "true|false"}
+    legal = [one for one in typing.get_args(hint) if one is not types.NoneType] or [hint]
+    return "|".join(choices) or kinds.get(legal[0], "WORD")
 
 
 def _reading(hint: Any, choices: Sequence[str]) -> dict[str, Any]:

@@ -9,8 +9,11 @@ its cache looks for a whole one.
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,6 +129,21 @@ def told(settings: HubSettings, what: str) -> Iterator[None]:
         raise ModelError(f"{what}: {cleaned(error, settings)}") from None
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """ModelScope's client logs warnings only, and draws its bars only on a terminal."""
+    import modelscope_hub  # noqa: F401  # sets its logger's level when it is first imported
+
+    log = logging.getLogger("modelscope_hub")
+    level = log.level
+    with ExitStack() as stack:
+        stack.callback(log.setLevel, level)
+        log.setLevel(max(level, logging.WARNING))
+        if sys.stderr is None or not sys.stderr.isatty():
+            stack.enter_context(redirect_stderr(io.StringIO()))
+        yield
+
+
 def revisions(repo: Repo, site: str, settings: HubSettings) -> frozenset[str]:
     """Branches and tags, by one request without retries, so that a bad name is told at once.
 
@@ -201,10 +219,12 @@ def _fetch(repo: Repo, site: str, settings: HubSettings, say: Say) -> Path:
     # Half a download must not lie where ModelScope looks for a whole one.
     work = target if target.is_dir() else _unfinished(repo, settings.cache_dir)
     api = client(settings, site)
-    files = _choose(repo, _list(repo, api, site, settings))
+    with quiet():
+        files = _choose(repo, _list(repo, api, site, settings))
     size = sum(file["Size"] or 0 for file in files)
     say(f"{repo.kind} {repo.id}: {len(files)} files, {size / 1e6:.1f} MB, from {site}")
-    _download(repo, api, files, work, settings)
+    with quiet():
+        _download(repo, api, files, work, settings)
     if work != target:
         _remove_others(work, {file["Path"] for file in files})
         target.parent.mkdir(parents=True, exist_ok=True)

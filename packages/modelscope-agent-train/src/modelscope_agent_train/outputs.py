@@ -6,8 +6,8 @@ Transformers. ModelScope asks for configuration.json, and a hub's page shows REA
 
 from __future__ import annotations
 
+import io
 import json
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -184,8 +184,8 @@ def push(
         )
     say(f"push: {folder} to {site}, {hub_model_id}")
     sending = hub_client.told(place, f"{hub_model_id!r} could not be sent to {site}")
-    # ModelScope's client prints a report on stdout, which belongs to tables.
-    with sending, redirect_stdout(sys.stderr):
+    # ModelScope's client prints a report on stdout; what counts of it is raised.
+    with sending, hub_client.quiet(), redirect_stdout(io.StringIO()):
         api = hub_client.client(place, site)
         if not _exists(hub_model_id, place):
             api.create_repo(hub_model_id, "model", visibility="private" if private else "public")

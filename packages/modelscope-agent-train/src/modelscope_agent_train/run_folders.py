@@ -172,10 +172,11 @@ def _left_behind(run: Path, resumed: Path | None) -> str:
 
     if (folder.read_run(run) or {}).get("status") == "finished":
         return f"interrupted; the run is whole, and was not measured: {run}"
-    newest = [one.path for one in _whole(run)[-1:]] or [resumed]
-    if newest == [None]:
+    whole = _whole(run)
+    newest = whole[-1].path if whole else resumed
+    if newest is None:
         return "interrupted before the first checkpoint (--save_steps); nothing to go on from"
-    return f"interrupted; to go on from {newest[0]}, give the same command with {_AGAIN}"
+    return f"interrupted; to go on from {newest}, give the same command with {_AGAIN}"
 
 
 def _step(checkpoint: Path) -> int:

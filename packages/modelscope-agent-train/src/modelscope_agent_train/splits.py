@@ -47,12 +47,15 @@ def split(
         return (list(examples), []) if test_ratio == 0 else ([], list(examples))
     groups = tool_families(examples) if by == "tools" else _conversations(examples)
     room = max(1, round(test_ratio * len(examples)))
+    smallest = min(map(len, groups), default=0)
+    if len(groups) > 1 and smallest <= _SMALL:
+        room = max(room, smallest)  # of few rows, one group is the least that can be held out
     held = _drawn(groups, room, seed)
     if not held:
         raise DataError(
             f"dataset_test_ratio {test_ratio!r} of {len(examples)} rows is {room}, and the "
-            f"smallest group that must stay together by {by} has "
-            f"{min(map(len, groups), default=0)}; raise the ratio, or give test data of its own"
+            f"smallest group that must stay together by {by} has {smallest}; raise the ratio, or "
+            "set it to 0 to hold out none"
         )
     return (
         [example for example in examples if id(example) not in held],

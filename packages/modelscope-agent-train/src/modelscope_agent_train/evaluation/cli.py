@@ -64,6 +64,25 @@ class EvalArguments(CommonArguments):
             raise ConfigError(
                 "--legacy_format needs the model itself; an endpoint has its own form"
             )
+        if self.free_run and self.legacy_format:
+            raise ConfigError(
+                "--free_run and --legacy_format: runs need a chat template; a checkpoint that was "
+                "trained with --legacy_format carries the 2023 form as one, so leave "
+                "--legacy_format out"
+            )
+        if self.output_dir is not None:
+            check_folder(Path(self.output_dir))
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a place for figures that cannot hold any, before they are measured.
+
+    Raises:
+        ConfigError: A part of the path is a file.
+    """
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"--output_dir {path}: {place} is a file; give a folder")
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
@@ -254,12 +273,6 @@ def _legacy_text(
 ) -> Report:
     from modelscope_agent_train.evaluation.legacy_text import evaluate_text
 
-    if arguments.free_run:
-        raise ConfigError(
-            "--free_run and --legacy_format: runs need a chat template; a checkpoint that was "
-            "trained with --legacy_format carries the 2023 form as one, so leave --legacy_format "
-            "out"
-        )
     return evaluate_text(
         loaded,
         examples,
