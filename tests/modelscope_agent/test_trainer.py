@@ -201,6 +201,99 @@ def test_our_build_trainer_takes_the_default_name_and_leaves_its_arguments_alone
     assert given.keys() == {*arguments, "work_dir"}
 
 
+def test_what_it_measures_is_what_it_predicts(folder, tmp_path):
+    trainer = build(folder, tmp_path, eval_dataset=conversations(1), use_fp16=False)
+    measured, predicted = [], []
+    trainer.evaluate(saving_fn=lambda inputs, outputs: measured.append((inputs, outputs)))
+    weights = trainer.model.state_dict()["model.embed_tokens.weight"].clone()
+    place = str(folder)  # a model folder holds every weight
+    trainer.predict(
+        conversations(1), lambda inputs, outputs: predicted.append((inputs, outputs)), place
+    )
+    assert [said for _, said in measured] == [said for _, said in predicted]
+    assert torch.equal(trainer.model.state_dict()["model.embed_tokens.weight"], weights)
+    assert measured[0][0]["messages"][-1].role != "assistant"
+    assert {hook for hook in map(type, trainer.hooks) if trainer.get_hook(hook)}
+
+
+def test_weights_that_do_not_fit_or_are_not_there_are_an_error(folder, tmp_path):
+    from safetensors.torch import save_file
+
+    trainer = build(folder, tmp_path, eval_dataset=conversations(1))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ModelError, match="no weights in safetensors"):
+        trainer.evaluate(str(tmp_path / "other"))
+    save_file({"foreign": torch.zeros(1)}, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"do not fit the model \(foreign"):
+        trainer.evaluate(str(tmp_path / "other"))
+
+
+def test_iterations_count_as_an_epoch_and_a_template_is_taken(folder, tmp_path):
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    trainer = build(
+        folder,
+        tmp_path,
+        train_iters_per_epoch=1,
+        use_fp16=True,
+        train_dataset=None,
+        chat_template=template,
+    )
+    assert trainer.translation.train.max_steps == 1
+    assert trainer.loaded.dtype == "float16"
+    assert trainer.loaded.tokenizer.chat_template == template
+    with pytest.raises(ConfigError, match="there is no train_dataset"):
+        trainer.train()
+    with pytest.raises(ConfigError, match="there is no eval_dataset"):
+        trainer.evaluate()
+
+
+def test_a_run_goes_on_only_from_its_own_newest_checkpoint(folder, tmp_path):
+    trainer = build(folder, tmp_path)
+    with pytest.raises(ConfigError, match="no whole checkpoint"):
+        trainer.train(str(folder))
+    with pytest.raises(ConfigError, match="load_all_state is False"):
+        trainer.train(load_all_state=False)
+    trainer.train()
+    with pytest.raises(ConfigError, match="the newest whole one"):
+        build(folder, tmp_path, max_epochs=2).train(str(folder))
+
+
+def test_rows_may_be_made_by_a_preprocessor_and_long_ones_are_left_out(folder, tmp_path):
+    from modelscope_agent_train.preprocessor import AgentPreprocessor
+
+    short = AgentPreprocessor(str(folder))
+    rows = conversations(3)
+    lengths = sorted(len(short(row)["input_ids"]) for row in rows)
+    trainer = build(
+        folder,
+        tmp_path,
+        train_dataset=rows,
+        preprocessor={"train": short, "val": short},
+        max_length=lengths[1],
+    )
+    assert sorted(row.length for row in trainer.train_data.rows) == lengths[:2]
+    assert trainer.train_data.facts["too_long"] == 1
+    with pytest.raises(DataError, match="raise max_length"):
+        build(folder, tmp_path, train_dataset=rows, preprocessor=short, max_length=8)
+
+
+def test_rows_in_which_nothing_is_learned_are_refused(folder, tmp_path):
+    class Silent(TokenRows):
+        def __getitem__(self, place):
+            row = super().__getitem__(place)
+            return {name: value[None] for name, value in row.items()} | {
+                "labels": torch.full((1, 12), -100).tolist()
+            }
+
+    with pytest.raises(DataError, match="nothing to train"):
+        build(folder, tmp_path, train_dataset=Silent())
+
+
+def test_another_trainer_is_built_by_modelscope():
+    with pytest.raises(KeyError, match="no-such-trainer"):
+        package.build_trainer("no-such-trainer")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -99,6 +99,48 @@ def test_a_key_without_effect_is_named(train, note):
     assert any(found.startswith(note) for found in made(train).notes), made(train).notes
 
 
+@pytest.mark.parametrize(
+    ("hook", "note"),
+    [
+        ({"type": "DeepspeedHook", "with_mpu": True}, "with_mpu: no effect"),
+        (
+            {"type": "DeepspeedHook", "with_mpu": False, "save_zero_checkpoint": False},
+            "always hold ZeRO state",
+        ),
+        ({"type": "CheckpointHook", "save_last": False}, "the end of the run is always saved"),
+        ({"type": "CheckpointHook", "save_dir": "else"}, "lie in work_dir/checkpoints"),
+        ({"type": "EvaluationHook", "start_idx": 3}, "evaluation begins with the run"),
+    ],
+)
+def test_what_a_hook_asks_for_in_vain_is_named(tmp_path, hook, note):
+    (tmp_path / "ds.json").write_text("{}")
+    given = {"config": str(tmp_path / "ds.json")} if hook["type"] == "DeepspeedHook" else {}
+    (found,) = made(hooks=[given | hook]).notes
+    assert note in found
+
+
+def test_older_and_rarer_ways_to_say_it_mean_the_same():
+    hooks = [
+        {
+            "type": "CheckpointHook",
+            "by_epoch": False,
+            "interval": 10,
+            "save_trainer_state": False,
+            "output_sub_dir": "mine",
+        },
+        {"type": "BestCkptSaverHook", "save_best": False},
+        {"type": "OptimizerHook", "cumulative_iters": 2, "grad_clip": {"max_norm": 3.0}},
+    ]
+    train = {"optimizer": {"type": "Adam", "weight_decay": 0.1}, "clip_grad": 2.0}
+    found = made(train | {"lr_scheduler": {"type": "ConstantLR"}}, hooks=hooks)
+    assert (found.train.save_steps, found.train.save_only_model) == (5, True)
+    assert found.train.max_grad_norm == 3.0
+    assert found.outputs == (Path("run/mine"),)
+    assert "decoupled" in found.notes[0]
+    warm = {"optimizer": {"options": {"warmup": {"warmup_ratio": 0.5}}}}
+    assert made(warm).train.schedule == "constant_with_warmup"
+
+
 def test_metrics_that_are_not_measured_are_named():
     found = made(evaluation={"metrics": ["ppl", "text-gen-metric"]})
     assert "'text-gen-metric' is not measured" in found.notes[0]
@@ -116,6 +158,8 @@ def test_metrics_that_are_not_measured_are_named():
         ({}, [{"type": "CheckpointHook", "save_strategy": "often"}], "by_epoch, by_step and no"),
         ({}, [{"type": "CheckpointHook", "push_to_hub": True}], "hub_repo_id"),
         ({}, [{"type": "DeepspeedHook"}], "config is missing"),
+        ({"optimizer": {"options": {"grad_clip": {"norm_type": 1}}}}, [], "legal is 2"),
+        ({}, [{"type": "PlateauLrSchedulerHook"}], "cannot follow a metric"),
     ],
 )
 def test_what_cannot_be_done_is_an_error_that_says_what_can(train, hooks, message):

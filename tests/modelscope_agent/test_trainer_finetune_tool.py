@@ -12,7 +12,15 @@ from modelscope_trainers import SAMPLE, tiny_folder
 EXAMPLES = Path(__file__).parents[2] / "examples" / "modelscope_agent_train"
 
 
-def run(tmp_path, *arguments, launcher=()):
+WITHOUT_DISTUTILS = """
+import runpy, sys
+sys.modules["distutils"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(tmp_path, *arguments, launcher=("-c", WITHOUT_DISTUTILS)):
     folder = tiny_folder(tmp_path / "model")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(SAMPLE.read_text("utf-8").splitlines()[:5]), "utf-8")
@@ -29,7 +37,7 @@ def run(tmp_path, *arguments, launcher=()):
     return json.loads((tmp_path / "run" / "run.json").read_text())
 
 
-def test_the_script_of_2023_trains(tmp_path):
+def test_the_script_of_2023_trains_without_distutils_as_in_python_3_12(tmp_path):
     found = run(tmp_path)
     assert (found["status"], found["steps"]) == ("finished", 2)
     assert found["config"]["train"]["gradient_accumulation"] == 2
