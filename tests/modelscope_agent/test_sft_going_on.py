@@ -1,5 +1,6 @@
 """Runs that are cut off, and runs that go on from others."""
 
+import errno
 import json
 import os
 import shutil
@@ -190,6 +191,16 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_looked_for(pla
     assert main(flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --output_dir: {path}/none: Not a directory")
+
+
+def test_a_disk_that_is_full_is_one_line(model, place, capsys, monkeypatch):
+    def full(self, *given, **named):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
+
+    monkeypatch.setattr(Trainer, "training_step", full)
+    assert main(words(model, "--max_steps", "1")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "error: runs/x: No space left on device; checkpoints that are whole stay"
 
 
 def test_data_that_is_nowhere_is_told_before_the_model_is_looked_for(place, capsys):

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from modelscope_agent_train.sources import Data
 
 Say = Callable[[str], None]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a disk that the user can mend."""
 PATIENCE = 10.0
 """Seconds for which other processes leave it to the first one to say what is wrong."""
 
@@ -73,6 +76,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
         )
     except FinetuneError as error:
         _tell_error(error)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _tell_error(
+            f"{error.filename or 'disk'}: {error.strerror}; checkpoints that are whole stay"
+        )
         return 2
     except KeyboardInterrupt as error:
         if not _rank():
@@ -286,7 +296,7 @@ class _Reader:
         return rows
 
 
-def _tell_error(error: FinetuneError) -> None:
+def _tell_error(error: object) -> None:
     """Say an error once, though under torchrun every process may meet it.
 
     Once the first process has ended, torchrun ends the others, so that these say only what the
