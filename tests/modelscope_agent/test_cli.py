@@ -137,3 +137,15 @@ def test_an_adapter_becomes_a_model_that_loads_alone(run, capsys):
 def test_what_cannot_be_exported_says_why(words, told, capsys):
     assert cli.main(["export", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):
+    (tmp_path / "a file").touch()
+    below = str(tmp_path / "a file" / "below")
+    for words in (
+        ["convert", "--dataset", "xlam-sample", "--output", below],
+        ["export", "--ckpt_dir", str(run), "--output_dir", below],
+    ):
+        assert cli.main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {tmp_path / 'a file'}: ")

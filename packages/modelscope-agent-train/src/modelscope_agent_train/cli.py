@@ -34,6 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FinetuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        from modelscope_agent_train.run_folders import NO_ROOM
+
+        if error.filename is None or error.errno not in NO_ROOM:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; give another place", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

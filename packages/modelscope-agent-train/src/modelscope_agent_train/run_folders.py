@@ -6,6 +6,7 @@ begins with are the checkpoint and the history up to it; files are linked where 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,11 @@ from typing import Any
 from agent_finetune import artifacts
 from agent_finetune.errors import ConfigError
 
+NO_ROOM = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+)
+"""Errors of a disk, or of a path on it, that the user can mend."""
 LAST = ("true", "last", "yes", "1")
 _AGAIN = "--resume_from_ckpt true"
 NEVER = ("false", "no", "0")

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from modelscope_agent_train.sources import Data
 
 Say = Callable[[str], None]
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors of a disk that the user can mend."""
 PATIENCE = 10.0
 """Seconds for which other processes leave it to the first one to say what is wrong."""
 
@@ -78,7 +75,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
         _tell_error(error)
         return 2
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in run_folders.NO_ROOM:
             raise
         _tell_error(
             f"{error.filename or 'disk'}: {error.strerror}; checkpoints that are whole stay"
