@@ -1,5 +1,7 @@
 """Rows for ModelScope's own trainer, the same as those of ours."""
 
+import json
+
 import pytest
 import torch
 from modelscope_trainers import conversations, tiny_folder
@@ -53,3 +55,17 @@ def test_a_batch_is_padded_to_its_longest_row(preprocessor):
 def test_rows_of_one_length_can_be_stacked(preprocessor):
     preprocessor.pad_to_max_length = True
     assert {len(preprocessor(row)["labels"]) for row in conversations(2)} == {2048}
+
+
+def test_modelscopes_dataset_of_ours_holds_the_rows_of_several(preprocessor, tmp_path):
+    from modelscope.msdatasets import MsDataset
+
+    from modelscope_agent_train.native.data import AgentDataset
+
+    rows = conversations(3)
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[:2]), "utf-8")
+    found = AgentDataset([MsDataset.load(str(file)), rows[2:]], preprocessor=preprocessor)
+    assert len(found) == 3
+    for place, row in enumerate(rows):
+        assert torch.equal(found[place]["input_ids"], preprocessor(row)["input_ids"])
