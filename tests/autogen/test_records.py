@@ -83,6 +83,12 @@ def test_system_message_and_tools_may_stand_beside_the_thread(read):
     assert example.tools == (TOOL,)
 
 
+def test_a_thread_of_mere_words_keeps_the_system_message_beside_it(read):
+    result = read({"messages": THREAD[:1] + THREAD[3:], "system_message": "Be kind."})
+    assert result.format == "autogen"
+    assert result.examples[0].messages[0] == Message(role="system", text="Be kind.")
+
+
 def test_a_dumped_chat_result_is_read(read):
     (example,) = read({"chat_id": 1, "chat_history": THREAD, "summary": "x"}).examples
     assert example.messages == TURNS

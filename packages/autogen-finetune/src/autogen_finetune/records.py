@@ -43,12 +43,16 @@ OTHERS = {*KEYS, "prompt", "completion", "conversations", "conversation", "chose
 def is_autogen(rows: Sequence[Row]) -> bool:
     """Whether only AutoGen writes such rows.
 
-    That is `tool_responses` in a turn, threads by peer, a run or state of AutoGen 0.4+, and an
-    event or history of AG2 1.x.
+    That is `tool_responses` in a turn, a thread with a `system_message` beside it, threads by
+    peer, a run or state of AutoGen 0.4+, and an event or history of AG2 1.x.
     """
     first = list(islice((row.data for row in rows if row.problem is None), 20))
     return any(
-        _by_peer(data) or _has_tool_responses(data) or _is_saved(data) or _loose(data) is not None
+        _by_peer(data)
+        or _has_tool_responses(data)
+        or _has_system_message(data)
+        or _is_saved(data)
+        or _loose(data) is not None
         for data in first
     )
 
@@ -159,6 +163,13 @@ def _is_thread(value: object) -> bool:
         return False
     named = any("name" in turn for turn in value)
     return named and all("role" in turn and "content" in turn for turn in value)
+
+
+def _has_system_message(data: Mapping[str, Any]) -> bool:
+    """Named as the attribute of an agent; other formats hold it in the thread, or as `system`."""
+    return isinstance(data.get("system_message"), str) and any(
+        isinstance(data.get(key), list) for key in KEYS
+    )
 
 
 def _has_tool_responses(data: Mapping[str, Any]) -> bool:
