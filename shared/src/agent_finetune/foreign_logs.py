@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-_SAID_OF_A_CPU = "Setting accelerator to CPU"
+_NEEDLESS = ("Setting accelerator to CPU", "Gradient accumulation steps mismatch")
 
 
 def hush() -> None:
@@ -12,11 +12,13 @@ def hush() -> None:
 
     bitsandbytes warns at import that a package we do not use is missing. DeepSpeed, once it is
     installed, is imported by Accelerate in every run, and writes on stdout that there is no GPU.
+    Accelerate calls it a mismatch that Transformers counts accumulation itself.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # DeepSpeed sets its logger's level at import; a filter stays.
-    logging.getLogger("DeepSpeed").addFilter(_is_needed)
+    for name in ("DeepSpeed", "accelerate.accelerator"):
+        logging.getLogger(name).addFilter(_is_needed)
 
 
 def _is_needed(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_SAID_OF_A_CPU)
+    return not any(words in str(record.msg) for words in _NEEDLESS)
