@@ -22,7 +22,7 @@ from typing import Any
 
 from agent_finetune.artifacts import write_json
 
-PROGRAM = [sys.executable, "-m", "modelscope_agent_train.cli"]
+PROGRAM = str(Path(sys.executable).with_name("modelscope-agent-train"))
 MODEL = "smollm2-135m-instruct"
 CONVERT = (
     "convert --dataset bfcl --output train.jsonl --test_output held_out.jsonl --test_ratio 0.22 "
@@ -77,7 +77,7 @@ def _options() -> argparse.Namespace:
 
 def _run(command: str, folder: Path) -> None:
     print(f"$ modelscope-agent-train {command}", flush=True)
-    subprocess.run([*PROGRAM, *command.split()], cwd=folder, check=True)
+    subprocess.run([PROGRAM, *command.split()], cwd=folder, check=True)
 
 
 def _measure(command: str, folder: Path) -> dict[str, Any]:

@@ -34,6 +34,8 @@ FULL = RunConfig(
         device="cuda:1",
         dtype="bfloat16",
         quantization="4bit",
+        four_bit_type="fp4",
+        double_quantization=False,
         attention="eager",
         trust_remote_code=True,
     ),
