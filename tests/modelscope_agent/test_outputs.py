@@ -172,7 +172,9 @@ def test_code_on_the_card_is_python(runs, adapter):
     for folder in (adapter, runs / "full" / "model"):
         outputs.write_card_and_configuration(folder)
         card = (folder / "README.md").read_text()
-        compile(card.partition("```python\n")[2].partition("```")[0], "card", "exec")
+        code = card.partition("```python\n")[2].partition("```")[0]
+        assert ".from_pretrained(folder)" in code
+        compile(code, "card", "exec")
 
 
 def test_a_folder_without_weights_gets_no_card(tmp_path):

@@ -116,7 +116,7 @@ def sft(
     """
     from agent_finetune.settings import read_settings
     from agent_finetune.train import job
-    from modelscope_agent_train import sources
+    from modelscope_agent_train import legacy, sources
 
     settings = settings or read_settings()
     if data is not None:
@@ -142,7 +142,8 @@ def sft(
         effects = telling.of(facts, telling.given_in(arguments) if given is None else given)
         say(telling.table(effects, ignored))
         read = _Reader(arguments=arguments, names=names, resumed=resumed, machine=machine)
-        template = _template(arguments, config, settings)
+        # The text of 2023 is saved as a chat template: whoever serves the model then speaks it.
+        template = legacy.template if arguments.legacy_format else None
         result = job.run(config, settings, report=say, read=read, chat_template=template)
         metrics, text = result.metrics, ""
         if state.is_main_process:
@@ -223,17 +224,6 @@ def _made_folder(arguments: SftArguments, parent: Path) -> tuple[str, str | None
         return str(out), None
     run_folders.begin_from(checkpoint, out)
     return str(out), str(checkpoint.path)
-
-
-def _template(arguments: SftArguments, config: RunConfig, settings: Settings) -> str | None:
-    """The text of 2023 as a chat template, so that whoever serves the model speaks it."""
-    if not arguments.legacy_format:
-        return None
-    from agent_finetune import models, plugins
-    from modelscope_agent_train import legacy
-
-    resolved = plugins.resolve_model(config.model.model, config.model.revision, settings)
-    return legacy.template(models.load_tokenizer(config.model, resolved, settings))
 
 
 @dataclass(kw_only=True, slots=True)
