@@ -5,6 +5,7 @@ import math
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,10 +180,11 @@ def test_out_must_be_a_folder(tmp_path):
 def test_two_runs_cannot_share_a_folder(tmp_path):
     job = train_jobs.job(tmp_path)
     with (
+        ThreadPoolExecutor(1) as elsewhere,
         folder.claimed(tmp_path, resume=False),
         pytest.raises(ConfigError, match="another run is writing here"),
     ):
-        train.fit(job)
+        elsewhere.submit(train.fit, job).result()
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):

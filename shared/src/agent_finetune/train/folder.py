@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from agent_finetune import artifacts
 from agent_finetune.errors import ConfigError
+from agent_finetune.train import lock
 
 RUN = "run.json"
 HISTORY = "history.jsonl"
@@ -35,26 +34,24 @@ def claimed(out: Path, *, resume: bool) -> Iterator[None]:
         ConfigError: Another run is writing into it, or `check` refuses it.
     """
     check(out, resume=resume)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            check(out, resume=resume)  # nobody can change the answer any more
-            yield
-    except Timeout:
-        raise ConfigError(f"{out}: another run is writing here; give another out") from None
+    with lock.held(out):
+        check(out, resume=resume)  # nobody can change the answer any more
+        yield
 
 
 def check(out: Path, *, resume: bool) -> None:
     """Refuse a folder whose results would be lost.
 
     Raises:
-        ConfigError: It holds a run and `resume` is off, or is no folder.
+        ConfigError: It holds a run and `resume` is off, somebody is writing it just now, or it is
+            no folder.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: a file; out must be a folder")
     found = [name for name in _OURS if (out / name).exists()]
     if resume or not found:
         return
+    lock.check(out)
     run = read_run(out)
     if run is None:
         raise ConfigError(f"{out}: has {found[0]!r} of something else; give another out")

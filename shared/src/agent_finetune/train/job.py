@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +100,21 @@ def run(
     folder.check(out, resume=config.train.resume)
     distributed.check(config)
     processes = PartialState(cpu=config.model.device == "cpu" or not torch.cuda.is_available())
+    claim = folder.claimed(out, resume=config.train.resume)
+    with claim if processes.is_main_process else nullcontext():
+        return _run(config, settings, processes, report, read, chat_template, callbacks)
+
+
+def _run(
+    config: RunConfig,
+    settings: Settings,
+    processes: PartialState,
+    report: Say,
+    read: Read | None,
+    chat_template: str | Callable[[Any], str] | None,
+    callbacks: Sequence[Any],
+) -> TrainResult:
+    """`run`, in a folder that is ours."""
     say = report if processes.is_main_process else _say_nothing
     read = read or (_demonstrations if config.train.objective == "sft" else judged.read)
     make_rows = read(config, settings, say)
@@ -125,7 +141,7 @@ def run(
         train_rows=rows.train,
         eval_rows=rows.evaluation,
         eval_examples=rows.eval_examples[: config.train.eval_generate],
-        out=out,
+        out=Path(config.out),
         callbacks=tuple(callbacks),
         facts={**rows.facts, "chat_template": template},
     )
