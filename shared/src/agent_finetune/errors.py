@@ -47,5 +47,9 @@ class PluginError(FinetuneError, RuntimeError):
     """A plugin does not load, or implements a hook that does not exist."""
 
 
+class DiskError(FinetuneError, OSError):
+    """A file could not be written because there is no room for it: disk, quota or file size."""
+
+
 class DownloadError(FinetuneError, OSError):
     """A pinned file could not be fetched, or is not the file that was pinned."""
