@@ -85,3 +85,26 @@ def test_a_folder_can_be_replaced_on_purpose(tmp_path):
             (folder / text).touch()
     assert names(tmp_path / "adapter") == ["2"]
     assert names(tmp_path) == ["adapter"]
+
+
+def test_a_folder_that_came_while_another_was_made_is_not_overwritten(tmp_path):
+    with (
+        pytest.raises(ConfigError, match="already there, and nothing is overwritten"),
+        artifacts.new_folder(tmp_path / "merged") as folder,
+    ):
+        (folder / "late").touch()
+        with artifacts.new_folder(tmp_path / "merged") as quicker:
+            (quicker / "first").touch()
+    assert names(tmp_path / "merged") == ["first"]
+    assert names(tmp_path) == ["merged"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_replaced_folder_leaves_nothing_of_the_old_one(tmp_path, monkeypatch, exchanges):
+    if not exchanges:  # a file system that cannot
+        monkeypatch.setattr(artifacts, "_exchanged", lambda *_: False)
+    for text in ("1", "2", "3"):
+        with artifacts.new_folder(tmp_path / "adapter", replace=True) as folder:
+            (folder / text).touch()
+        assert names(tmp_path / "adapter") == [text]
+        assert names(tmp_path) == ["adapter"]

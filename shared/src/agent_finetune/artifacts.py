@@ -7,12 +7,14 @@ same target is written again.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,10 @@ from typing import Any
 
 from agent_finetune.errors import ConfigError, DiskError, FinetuneError
 
+_HERE = -100
+"""AT_FDCWD of Linux: paths are as for any other call."""
+_EXCHANGE = 2
+"""RENAME_EXCHANGE of Linux; Python has no name for it."""
 _NO_ROOM = {errno.ENOSPC: "disk is full", errno.EDQUOT: "quota is used up"}
 _NO_ROOM[errno.EFBIG] = "file is larger than this system or its limit (ulimit -f) admits"
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -129,11 +135,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         The temporary folder, on the same file system as `path`.
 
     Raises:
-        ConfigError: `path` is there already, is not an empty folder, and `replace` is off.
+        ConfigError: `path` is there already, is not an empty folder, and `replace` is off; it may
+            have come while the block ran.
         DiskError: There is no room for it; what was there is still there.
     """
     if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path}: already there, and nothing is overwritten; give another folder")
+        raise _taken(path)
     with needing_room(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)
@@ -142,7 +149,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
             sync_folder(temporary)
-            _put_in_place(temporary, path)
+            (_put_in_place if replace else _put_in_no_place)(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
