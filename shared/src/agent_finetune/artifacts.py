@@ -240,7 +240,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         temporary.rename(path)
         return
     if _exchanged(temporary, path):
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # the old one; somebody may be quicker
         return
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
     try:

@@ -152,6 +152,8 @@ def _learning(
 
 
 def _tell(line: Mapping[str, Any]) -> None:
-    """One line for each step of training."""
+    """One line for each step of training, and for another process that has to end first."""
+    if "waiting" in line:
+        log(line["waiting"])
     if "loss" in line:
         log(f"{line['objective']} step {line['step']}  loss {line['loss']:.4f}")

@@ -130,10 +130,11 @@ class LocalEngine:
             config: How to learn, and what the gate demands.
             trusted: Held-out feedback with labels that are surely right; the update must not
                 make the model worse on it.
-            on_progress: Gets each line of the training history as it is written.
+            on_progress: Gets each line of the training history as it is written; before that a
+                line `waiting`, where another process is updating this name and has to end first.
 
         Raises:
-            BusyError: Another update of this name is under way.
+            BusyError: This process is updating the name already.
             DataError: There is nothing to learn from.
             TrainError: Training failed; everything stands as it was.
         """

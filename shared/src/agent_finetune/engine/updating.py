@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,7 +29,7 @@ from agent_finetune.errors import BusyError, DataError, RenderError
 from agent_finetune.feedback import Learning
 from agent_finetune.records import BadRow
 from agent_finetune.render import Renderer
-from agent_finetune.update import fits
+from agent_finetune.train import fits
 from agent_finetune.update.gate import Check, decide
 from agent_finetune.update.general import Said, base_answers
 from agent_finetune.update.job import ADAPTER, JOB, OUTCOME, Outcome, Rows, UpdateJob
@@ -77,7 +78,7 @@ def update(
     """See `LocalEngine.update`."""
     started = time.monotonic()
     versions = Versions(store, name)
-    with _alone(versions), versions.begin() as staging:
+    with _alone(versions, on_progress), versions.begin() as staging:
         parent = versions.current()
         before = None if parent is None else versions.adapter_dir(parent)
         job, dropped = _job(worker, learning, trusted, before, config, settings)
@@ -107,15 +108,35 @@ def update(
     )
 
 
+_under_way: set[Path] = set()
+"""Names that this process is updating, as folders of their versions."""
+_guard = threading.Lock()
+
+
 @contextmanager
-def _alone(versions: Versions) -> Iterator[None]:
-    """One update of a name at a time, in all processes."""
-    versions.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(versions.folder / ".update.lock", timeout=0)
+def _alone(versions: Versions, on_progress: Progress | None) -> Iterator[None]:
+    """One update of a name at a time: this process's own is refused, another's is waited for."""
+    key = versions.folder.resolve()
+    with _guard:
+        if key in _under_way:
+            raise BusyError(f"another update of {versions.name!r} is under way")
+        _under_way.add(key)
     try:
-        lock.acquire()
+        versions.folder.mkdir(parents=True, exist_ok=True)
+        with _waited_for(FileLock(versions.folder / ".update.lock"), versions.name, on_progress):
+            yield
+    finally:
+        _under_way.remove(key)
+
+
+@contextmanager
+def _waited_for(lock: FileLock, name: str, on_progress: Progress | None) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=0)
     except Timeout:
-        raise BusyError(f"another update of {versions.name!r} is under way") from None
+        if on_progress is not None:
+            on_progress({"waiting": f"another process is updating {name!r}; waiting for its end"})
+        lock.acquire()
     try:
         yield
     finally:
