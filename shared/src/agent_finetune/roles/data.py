@@ -20,7 +20,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from agent_finetune.artifacts import write_text
 from agent_finetune.errors import DataError
 from agent_finetune.recordings.recording import openai_message
 from agent_finetune.records import AcceptedCall, Example, Message
+from agent_finetune.render.messages import one_call_per_turn
 from agent_finetune.roles.prompts import Next, Part, Step, see, step_of, target_of
 from agent_finetune.roles.published import read_published
 
@@ -55,7 +56,9 @@ class _Moment:
     accepted: tuple[AcceptedCall, ...] | None = None
 
 
-def role_sets(examples: Sequence[Example], *, without: Collection[str] = ()) -> RoleSets:
+def role_sets(
+    examples: Sequence[Example], *, without: Collection[str] = (), one_call: bool = False
+) -> RoleSets:
     """Rows for each part, in the order of the trajectories and their steps.
 
     A row's id is `<example id>#<step>-<part>`, with the source in the place of an id that is
@@ -64,6 +67,9 @@ def role_sets(examples: Sequence[Example], *, without: Collection[str] = ()) -> 
     Args:
         examples: Trajectories, or published rows of the paper.
         without: Ids of examples to keep out, for what will be measured on.
+        one_call: For a template that can say one call a turn, the adaptation `one-call-per-turn`
+            of a `Renderer`: the calls of a turn become steps of their own, where each has a
+            result. The thought stands before the first.
     """
     sets: dict[Part, list[Example]] = {part: [] for part in Part}
     left_out: Counter[str] = Counter()
@@ -73,7 +79,7 @@ def role_sets(examples: Sequence[Example], *, without: Collection[str] = ()) -> 
             left_out["kept out by its id"] += 1
             continue
         try:
-            moments = _moments(example)
+            moments = _moments(_one_by_one(example) if one_call else example)
         except DataError as error:
             left_out[f"cannot be taken apart: {error}"] += 1
             continue
@@ -103,6 +109,11 @@ def write_sets(sets: RoleSets, folder: Path) -> dict[Part, Path]:
         lines = (json.dumps(_as_json(row), ensure_ascii=False) + "\n" for row in rows)
         write_text(written[part], "".join(lines))
     return written
+
+
+def _one_by_one(example: Example) -> Example:
+    said = one_call_per_turn([replace(m, generation=None) for m in example.messages])
+    return replace(example, messages=tuple(said))
 
 
 def _moments(example: Example) -> list[_Moment]:

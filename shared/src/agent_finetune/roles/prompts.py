@@ -168,11 +168,18 @@ def backbone_turn(step: Step) -> Message:
     return _says(thought, step.calls)
 
 
-def read_backbone(text: str, calls: Sequence[ToolCall] = ()) -> Step:
-    """What the single model said: a call, `conclusion:` and an answer, or `give up`, if any."""
+def read_backbone(text: str, calls: Sequence[ToolCall] = (), thinking: str | None = None) -> Step:
+    """What the single model said: a call, `conclusion:` and an answer, or `give up`, if any.
+
+    Args:
+        text: Its words.
+        calls: Its calls.
+        thinking: What it thought: some templates say so the words beside a call.
+    """
     whole = _LABEL.sub("", text).strip()
     if calls:
-        return Step(plan=Plan(thought=whole, next=Next.CALL), calls=tuple(calls))
+        thought = whole or (thinking or "").strip()
+        return Step(plan=Plan(thought=thought, next=Next.CALL), calls=tuple(calls))
     if found := _CONCLUDES.search(whole):
         plan = Plan(thought=whole[: found.start()].strip(), next=Next.CONCLUDE)
         return Step(plan=plan, answer=whole[found.end() :].strip())
