@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         TransformersMultiAgentFormatter,
     )
     from agentscope_finetune.model import TransformersChatModel
+    from agentscope_finetune.multi_role import MultiRoleAgent
     from agentscope_finetune.plans import FineTuneResult
     from agentscope_finetune.policy import allow_models
     from agentscope_finetune.recorder import ConversationRecorder, RecordingChatModel
@@ -36,6 +37,7 @@ _HOMES = {
     "FineTuner": "tuning",
     "FinetuneDialogAgent": "agent",
     "Finetune_DialogAgent": "agent",
+    "MultiRoleAgent": "multi_role",
     "RecordingChatModel": "recorder",
     "TransformersChatFormatter": "formatter",
     "TransformersChatModel": "model",
@@ -53,6 +55,7 @@ __all__ = [
     "FineTuner",
     "FinetuneDialogAgent",
     "Finetune_DialogAgent",
+    "MultiRoleAgent",
     "RecordingChatModel",
     "TransformersChatFormatter",
     "TransformersChatModel",

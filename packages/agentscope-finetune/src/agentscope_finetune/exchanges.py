@@ -17,6 +17,7 @@ from agent_finetune.records import Message
 from agentscope_finetune import convert
 from agentscope_finetune.formatter import TransformersChatFormatter
 from agentscope_finetune.model import TransformersChatModel
+from agentscope_finetune.role_model import RoleChatModel
 from agentscope_finetune.structured import Structure, schema_of, told
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ async def begun_structured(
 
 
 def _served(model: ChatModelBase) -> Served | None:
+    if isinstance(model, RoleChatModel):
+        model = model.inner
     if not isinstance(model, TransformersChatModel):
         return None
     return Served(model.engine, model.model)

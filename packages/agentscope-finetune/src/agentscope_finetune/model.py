@@ -214,7 +214,14 @@ class TransformersChatModel(ChatModelBase):
             ModelError: The model cannot be loaded.
             ConfigError: A value is not legal.
         """
-        request = await self._request(messages, tools, tool_choice, kwargs)
+        return await self.respond(await self.request_of(messages, tools, tool_choice, kwargs))
+
+    async def respond(self, request: Request) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+        """Answer a request; one that names an adapter of the engine, through that one.
+
+        Raises:
+            FinetuneError: As a call.
+        """
         chunks = await self._begin(request)
         if self.stream:
             return chunks
@@ -262,7 +269,7 @@ class TransformersChatModel(ChatModelBase):
         schema = schema_of(structured_model)
         changes = {**self._get_disable_thinking_kwargs(), **kwargs}
         changes.pop("tool_choice", None)
-        request = await self._request(told(messages, schema), None, None, changes, schema=schema)
+        request = await self.request_of(told(messages, schema), None, None, changes, schema=schema)
         answer = await self._whole(request)
         return StructuredResponse(
             content=checked(answer, structured_model),
@@ -285,7 +292,7 @@ class TransformersChatModel(ChatModelBase):
             left -= 1
             await asyncio.sleep(self.retry_delay)
 
-    async def _request(
+    async def request_of(
         self,
         messages: list[Msg],
         tools: list[dict[str, Any]] | None,
@@ -293,6 +300,11 @@ class TransformersChatModel(ChatModelBase):
         changes: Mapping[str, Any],
         schema: Mapping[str, Any] | None = None,
     ) -> Request:
+        """What the engine is asked for a call with these.
+
+        Raises:
+            ConfigError: A value is not legal.
+        """
         self._validate_tool_choice(tool_choice, tools)
         offered = tools or []
         if tool_choice is not None and tool_choice.tools:

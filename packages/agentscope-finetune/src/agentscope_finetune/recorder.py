@@ -21,6 +21,7 @@ from agent_finetune.recordings.writer import writer
 from agent_finetune.records import Message
 from agentscope_finetune import exchanges, preferences
 from agentscope_finetune.formatter import TransformersChatFormatter
+from agentscope_finetune.role_model import role_name
 from agentscope_finetune.threads import aside
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Tape:
     def __init__(self, path: Path | str, formatter: FormatterBase | None = None) -> None:
         self.path = Path(path).expanduser()
         self._writer = writer(self.path)
-        self._formatter = formatter or TransformersChatFormatter()
+        self.formatter = formatter or TransformersChatFormatter()
 
     async def begun(
         self,
@@ -60,7 +61,7 @@ class Tape:
     ) -> exchanges.Call | None:
         """A call that is about to be made; None, and a line in the log, where it cannot be kept."""
         try:
-            return await exchanges.begun(model, messages, tools, tool_choice, self._formatter)
+            return await exchanges.begun(model, messages, tools, tool_choice, self.formatter)
         except Exception:
             logger.exception("a call will not be recorded")  # and is made all the same
             return None
@@ -70,7 +71,7 @@ class Tape:
     ) -> exchanges.Call | None:
         """The same for a call that asks for an object."""
         try:
-            return await exchanges.begun_structured(model, messages, structure, self._formatter)
+            return await exchanges.begun_structured(model, messages, structure, self.formatter)
         except Exception:
             logger.exception("a call will not be recorded")
             return None
@@ -154,7 +155,8 @@ class ConversationRecorder(MiddlewareBase):
 
     Args:
         path: The database. Giving it is the consent to record.
-        agent_name: Name to record under; None is the agent's own.
+        agent_name: Name to record under; None is the agent's own. What a role of a
+            `MultiRoleAgent` is asked is kept under `name/role`.
         formatter: What turns messages for other providers' models into turns; None is
             `TransformersChatFormatter`.
     """
@@ -193,7 +195,7 @@ class ConversationRecorder(MiddlewareBase):
             taped = await self._tape.keep(
                 call,
                 response,
-                agent=self._agent_name or agent.name,
+                agent=role_name(model, self._agent_name or agent.name),
                 session=state.session_id,
                 reply=state.reply_id,
             )
@@ -298,6 +300,11 @@ class RecordingChatModel(ChatModelBase):
             super().__setattr__(name, value)
         else:
             setattr(self.inner, name, value)
+
+    def around(self, inner: ChatModelBase) -> RecordingChatModel:
+        """The same recordings around another model; a role's are kept under the role's name."""
+        who = {**self._who, "agent": role_name(inner, self._who["agent"])}
+        return RecordingChatModel(inner, self.path, **who, formatter=self._tape.formatter)
 
     async def __call__(
         self,
