@@ -289,7 +289,7 @@ class _Progress:
 def _single(said: Result | str) -> Turn:
     if isinstance(said, str):
         return _turn(Step(plan=Plan(thought="", next=None)), {Part.BACKBONE: said})
-    step = read_backbone(said.message.text, said.message.tool_calls)
+    step = read_backbone(said.message.text, said.message.tool_calls, said.message.thinking)
     if said.broken_calls and not step.calls:  # it set out to call
         step = Step(plan=Plan(thought=said.message.text, next=Next.CALL))
     return _turn(step, {Part.BACKBONE: said})
