@@ -20,7 +20,7 @@ from agent_finetune.engine import process
 from agent_finetune.errors import ConfigError, DataError, ModelError, TrainError
 from agent_finetune.records import Section
 from agent_finetune.testing import save_tiny_model
-from agent_finetune.update import fits
+from agent_finetune.train import fits
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"Hi {n}"}, {"role": "assistant", "content": "Yes."}]}

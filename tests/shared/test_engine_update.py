@@ -12,7 +12,7 @@ from agent_finetune.contracts import Settings
 from agent_finetune.errors import BusyError, DataError, TrainError
 from agent_finetune.feedback import align, read_feedback
 from agent_finetune.testing import save_tiny_model
-from agent_finetune.update import fits
+from agent_finetune.train import fits
 from agent_finetune.update.gate import GateConfig
 from agent_finetune.update.options import UpdateConfig
 from agent_finetune.versions import Versions

@@ -243,7 +243,7 @@ def test_memory_that_runs_out_says_what_to_lower(tmp_path, error):
 
     job = train_jobs.job(tmp_path / "run")
     job.loaded.model.lm_head.register_forward_pre_hook(fail)
-    with pytest.raises(TrainError, match=r"step 1: out of memory.*batch_size \(4\)"):
+    with pytest.raises(TrainError, match=r"step 1: out of memory.*batch_size 4 -> 2"):
         train.fit(job)
 
 

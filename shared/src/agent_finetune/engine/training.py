@@ -22,8 +22,7 @@ from agent_finetune.errors import DataError, RenderError
 from agent_finetune.models import hardware
 from agent_finetune.models.adapter_folders import read_config, with_base
 from agent_finetune.records import Example
-from agent_finetune.train import folder, handed
-from agent_finetune.update import fits
+from agent_finetune.train import fits, folder, handed
 
 Progress = Callable[[Mapping[str, Any]], None]
 

@@ -59,6 +59,16 @@ def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if cpu_is_good_at_bf16() else torch.float32
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU.
+
+    torch has no class of its own for memory that a CPU lacks.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def cpu_is_good_at_bf16(cpu_info: Path = _CPU_INFO) -> bool:
     """Whether the CPU multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16).
 

@@ -24,6 +24,9 @@ from agent_finetune.train import folder
 from agent_finetune.train.history import PREFERENCE, History
 from agent_finetune.train.trainer import not_finite
 
+SCALER_STEPS = 20
+"""Steps in a row that float16 may skip: its scale begins at 2^16, and is then far below one."""
+
 
 class HistoryWriter(TrainerCallback):
     """Lines of history.jsonl; on process 0 only."""
@@ -99,6 +102,19 @@ class HistoryWriter(TrainerCallback):
         )
 
 
+class StepCount(TrainerCallback):
+    """Optimizer steps that were taken, for whoever tells how a run ended."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.steps = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.steps = state.global_step
+
+
 class CheckpointKeeper(TrainerCallback):
     """Marks a checkpoint as whole once every process has written its part, then drops old ones."""
 
@@ -120,14 +136,22 @@ class GradientCheck(TrainerCallback):
     The loss is looked at in every forward pass, but a gradient can overflow under a loss that is
     still finite; without this the weights would be lost and could reach a checkpoint. Under
     DeepSpeed there is no gradient to see here; `Housekeeping.training_step` looks at its norm.
+
+    The scaler of float16 meets infinite gradients by design, skips those steps and halves its
+    scale; where it skips one after another, no scale helps.
     """
 
+    def __init__(self) -> None:
+        self._skipped = 0
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if args.fp16:  # its scaler meets infinite gradients by design, and skips those steps
-            return
         gradients = [p.grad for p in given["model"].parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
+        if torch.isfinite(norm):
+            self._skipped = 0
+            return
+        self._skipped += 1
+        if not args.fp16 or self._skipped > SCALER_STEPS:
             raise not_finite("the gradient", norm.item(), state.global_step + 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 from agent_finetune import adapters, artifacts, attention
 from agent_finetune.config import TrainConfig
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
-from agent_finetune.errors import ConfigError, TrainError
+from agent_finetune.errors import ConfigError
 from agent_finetune.models.quiet import bars_on_a_terminal
-from agent_finetune.train import distributed, folder, pairs, preference, record
+from agent_finetune.train import distributed, folder, memory, pairs, preference, record
 from agent_finetune.train.arguments import (
     keeps_format,
     torch_dtype,
@@ -30,11 +30,17 @@ from agent_finetune.train.callbacks import (
     GradientCheck,
     HistoryWriter,
     ProgressBar,
+    StepCount,
 )
 from agent_finetune.train.history import History
 from agent_finetune.train.plots import loss_curve
 from agent_finetune.train.retention import Keeper
-from agent_finetune.train.trainer import Housekeeping, RowCollator, SupervisedTrainer
+from agent_finetune.train.trainer import (
+    Housekeeping,
+    RowCollator,
+    SupervisedTrainer,
+    check_weights,
+)
 
 
 def fit(job: TrainJob) -> TrainResult:
@@ -47,7 +53,8 @@ def fit(job: TrainJob) -> TrainResult:
     Raises:
         ConfigError: `job.out` holds another run, or one that these settings cannot resume.
         DataError: A row has no trained token, or rows are not of the objective's kind.
-        TrainError: The loss or a gradient is no longer a number, or memory ran out.
+        TrainError: The loss, a gradient or a weight is no longer a number, or memory ran out.
+        DiskError: There is no room for what a run leaves behind.
     """
     config = job.config.train
     distributed.check(job.config)
@@ -84,7 +91,9 @@ def fit(job: TrainJob) -> TrainResult:
         checkpoint = _begin(job, run, args)
         # No other process looks at the folder before process 0 has put it in order.
         args.distributed_state.wait_for_everyone()
-        return _train(job, loaded, args, run, checkpoint, packed=packed)
+        taken = StepCount()
+        with _ending_told(job, run, args, taken), memory.told(job, taken):
+            return _train(job, loaded, args, run, checkpoint, taken, packed=packed)
 
 
 def _with_trainable_weights(job: TrainJob) -> Any:
@@ -121,6 +130,7 @@ def _begin(job: TrainJob, run: dict[str, Any], args: Any) -> Path | None:
                     f"{job.out}: this run finished at step {before['steps']}, and {steps} were "
                     "asked for; raise max_steps or epochs to go on"
                 )
+        folder.clear(job.out)
         artifacts.write_json(job.out / folder.RUN, run)
     # A run killed after its last checkpoint has no step left to take from there; one before it
     # leads to the same weights.
@@ -137,6 +147,7 @@ def _train(
     args: Any,
     run: dict[str, Any],
     checkpoint: Path | None,
+    taken: StepCount,
     *,
     packed: bool,
 ) -> TrainResult:
@@ -144,7 +155,8 @@ def _train(
     usual_attention = base.config._attn_implementation
     ours = packed and not usual_attention.startswith("flash")  # flash attention packs by itself
     config = job.config.train
-    callbacks: list[Any] = [GradientCheck(), CheckpointKeeper(job.out, config.keep_checkpoints)]
+    keeper = CheckpointKeeper(job.out, config.keep_checkpoints)
+    callbacks: list[Any] = [taken, GradientCheck(), keeper]
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(config.patience))
     writer: HistoryWriter | None = None  # of process 0
@@ -159,10 +171,10 @@ def _train(
         callbacks += job.callbacks
         trainer = _trainer(job, loaded, args, callbacks, packed=packed)
         stack.enter_context(attention.using(base, attention.PACKED) if ours else nullcontext())
-        with _memory_errors(job, trainer):
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-            if job.eval_rows and not _evaluated_at_end(trainer):
-                trainer.evaluate()
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if job.eval_rows and not _evaluated_at_end(trainer):
+            trainer.evaluate()
+    check_weights(loaded.model, trainer.state.global_step)
     weights = _taken_out(trainer, loaded, config)
     result = _result(job, trainer, writer)
     if writer is not None:
@@ -254,24 +266,16 @@ def _tool_metrics(job: TrainJob, loaded: LoadedModel, usual_attention: str) -> M
 
 
 @contextmanager
-def _memory_errors(job: TrainJob, trainer: Housekeeping) -> Iterator[None]:
-    """Say what to lower when memory runs out."""
+def _ending_told(job: TrainJob, run: dict[str, Any], args: Any, taken: StepCount) -> Iterator[None]:
+    """Say in run.json that a run was stopped or failed; the error goes on."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # torch has no class of its own for memory that a CPU lacks.
-        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
-            raise
-        config = job.config.train
-        longest = max(row.length for row in job.train_rows)
-        raise TrainError(
-            f"step {trainer.state.global_step + 1}: out of memory on {job.loaded.device}; lower "
-            f"batch_size ({config.batch_size}) and raise gradient_accumulation "
-            f"({config.gradient_accumulation}), set gradient_checkpointing, lower max_length (the "
-            f"longest row has {longest} tokens), or use quantization 4bit. The last checkpoint "
-            "is kept"
-        ) from error
+    except BaseException as error:
+        if args.should_save:
+            with suppress(OSError):  # a full disk is what is told already
+                told = record.stopped(run, error, steps=taken.steps)
+                artifacts.write_json(job.out / folder.RUN, told)
+        raise
 
 
 def _result(job: TrainJob, trainer: Housekeeping, writer: HistoryWriter | None) -> TrainResult:

@@ -1,7 +1,9 @@
 """The folder of a run: who may write into it, which checkpoints are whole, what may go on.
 
 `run.json` is there from the first moment: `status` is `running` until all else is written, then
-`finished`. A checkpoint counts once the file `whole` is in it, which is written last.
+`finished`. A run that was stopped (Ctrl-C, SIGTERM) is `interrupted`, one that ended with an error
+is `failed`, and one that was killed is still `running`: nobody could say otherwise. A checkpoint
+counts once the file `whole` is in it, which is written last.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def check_same(out: Path, run: Mapping[str, Any], must_stay: Mapping[str, Any]) 
         ConfigError: One of the settings differs; it is named with both values.
     """
     for name, value in must_stay.items():
-        before = run["must_stay"].get(name)
+        before = run["must_stay"].get(name, value)  # an older version looked at other things
         if before != value:
             raise ConfigError(
                 f"{out}: cannot resume, {name} was {before!r} and is now {value!r}; "
@@ -126,9 +128,31 @@ def whole_checkpoints(out: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def drop(checkpoint: Path) -> None:
+    """Delete a checkpoint, whole or half; one that is not there is fine."""
+    (checkpoint / _WHOLE).unlink(missing_ok=True)  # first, so that half of it never counts as whole
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
+
+
+def clear(out: Path) -> None:
+    """Remove what a killed run left half done; the caller holds the folder."""
+    for name in _OURS:
+        artifacts.put_back(out / name)
+        artifacts.remove_abandoned(out / name)
+        for path in out.glob(f".{name}.*.tmp"):
+            if path.is_file():
+                path.unlink()
+    if not (out / RUN).exists():  # then no checkpoint is ours
+        return
+    whole = {path for _, path in whole_checkpoints(out)}
+    for path in (out / CHECKPOINTS).glob("checkpoint-*"):
+        if path not in whole and path.name.removeprefix("checkpoint-").isdigit():
+            drop(path)
+
+
 def prune(out: Path, *, keep: int, best: str | None) -> None:
     """Delete whole checkpoints but the newest `keep` and the best one."""
     for _, path in whole_checkpoints(out)[:-keep]:
         if best is None or path.resolve() != Path(best).resolve():
-            (path / _WHOLE).unlink()  # first, so that half of it never counts as whole
-            shutil.rmtree(path)
+            drop(path)

@@ -1,10 +1,11 @@
 """history.jsonl: one JSON object per log step and per evaluation, in the order they happened.
 
 A training line has `step`, `epoch`, `loss` (nats per trained token), `learning_rate`,
-`grad_norm` (before clipping), `tokens` (seen so far, padding not counted), `tokens_per_second`
-(since the line before, evaluation and saving not counted) and `seconds` (since the run began, all
-its sessions together). An evaluation line has `step`, `epoch`, `seconds`, `eval_loss`, and the
-tool metrics where calls are generated. Step 0 is before training.
+`grad_norm` (before clipping; null where float16 overflowed and the step was skipped), `tokens`
+(seen so far, padding not counted), `tokens_per_second` (since the line before, evaluation and
+saving not counted) and `seconds` (since the run began, all its sessions together). An
+evaluation line has `step`, `epoch`, `seconds`, `eval_loss`, and the tool metrics where calls are
+generated. Step 0 is before training.
 
 With objectives dpo and kto the loss is per row, and lines have what `PREFERENCE` names, evaluation
 lines with `eval_` before the name: `chosen` and `rejected`, the mean log-probability of whole
@@ -16,11 +17,12 @@ which they have (dpo); `kl`, the measured distance to the reference in nats (kto
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
-from agent_finetune.artifacts import write_text
+from agent_finetune.artifacts import needing_room, write_text
 
 Line = dict[str, Any]
 
@@ -52,9 +54,14 @@ class History:
         write_text(path, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def add(self, line: Line) -> None:
-        """Append one line and flush it to the disk."""
+        """Append one line and flush it to the disk; a number that is none becomes null.
+
+        Raises:
+            DiskError: There is no room for it.
+        """
+        line = {key: None if _not_finite(value) else value for key, value in line.items()}
         self.lines.append(line)
-        with self.path.open("a", encoding="utf-8") as file:
+        with needing_room(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -68,6 +75,10 @@ class History:
     def evaluations(self) -> list[Line]:
         """The lines of evaluations."""
         return [line for line in self.lines if "eval_loss" in line]
+
+
+def _not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def read(path: Path) -> list[Line]:

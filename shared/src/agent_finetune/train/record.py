@@ -62,6 +62,21 @@ def finished(run: dict[str, Any], result: TrainResult) -> dict[str, Any]:
     }
 
 
+def stopped(run: dict[str, Any], error: BaseException, *, steps: int) -> dict[str, Any]:
+    """run.json of a run that ended before its time.
+
+    Args:
+        run: What it was when it began.
+        error: What ended it.
+        steps: Optimizer steps that it had taken.
+    """
+    ending = {"stopped": _now(), "steps": steps}
+    if not isinstance(error, Exception):  # Ctrl-C, SIGTERM
+        return run | {"status": "interrupted"} | ending
+    first = (str(error).splitlines() or [""])[0]
+    return run | {"status": "failed", "error": f"{type(error).__name__}: {first}"} | ending
+
+
 def metrics_before(history: History) -> dict[str, float]:
     """The evaluation at step 0, and the first loss that was logged."""
     return _metrics(history.training[:1], [e for e in history.evaluations if e["step"] == 0])
@@ -94,8 +109,9 @@ def _must_stay(job: TrainJob, loaded: LoadedModel, processes: int) -> dict[str, 
         "lora": asdict(job.config.lora) | {"targets": list(job.config.lora.targets)},
         "training rows": pairs.digest(job.train_rows),
         "method": train.method,
-        "batch_size": train.batch_size,
-        "gradient_accumulation": train.gradient_accumulation,
+        # How they fall into forward passes does not matter, so that memory that ran out can be met.
+        "rows per step (batch_size * gradient_accumulation)": train.batch_size
+        * train.gradient_accumulation,
         "learning_rate": train.peak_learning_rate,
         "schedule": train.schedule,
         "warmup": train.warmup,
@@ -113,6 +129,8 @@ def _preference(train: TrainConfig) -> dict[str, Any]:
     if train.objective == "sft":
         return {}
     settings = {"objective": train.objective, "beta": train.beta, "reference": train.reference}
+    if train.objective == "kto":  # which measures the distance to the reference in each batch
+        settings["batch_size"] = train.batch_size
     return settings | ({"sft_weight": train.sft_weight} if train.objective == "dpo" else {})
 
 

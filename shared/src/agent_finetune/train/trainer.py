@@ -6,6 +6,7 @@ The trainers of preferences share `Housekeeping` with it; see `agent_finetune.tr
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
-from agent_finetune import adapters, plugins
+from agent_finetune import adapters, artifacts, plugins
 from agent_finetune.collate import IGNORED
 from agent_finetune.errors import TrainError
 from agent_finetune.records import Tokens
-from agent_finetune.train import distributed
+from agent_finetune.train import distributed, folder
 from agent_finetune.train.retention import Keeper
 
 MOST_LOGITS = 2**27
@@ -71,8 +72,28 @@ class Housekeeping(Trainer):
             super().save_model(output_dir, _internal_call)
             return
         if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            adapters.save(self.model, self.processing_class, folder, weights=weights)
+            place = Path(output_dir or str(self.args.output_dir))
+            adapters.save(self.model, self.processing_class, place, weights=weights)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Transformers' checkpoint, into an empty folder; half of one is removed again.
+
+        Raises:
+            TrainError: A weight is no number.
+            DiskError: There is no room for it.
+        """
+        check_weights(self.model, self.state.global_step)
+        place = Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            folder.drop(place)  # that of a run which was killed; it may be whole until now
+        self.args.distributed_state.wait_for_everyone()
+        try:
+            with artifacts.needing_room(place):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Transformers' step; DeepSpeed's engine also takes the optimizer's step in it.
@@ -216,9 +237,27 @@ def check_engine(accelerator: Any, step: int) -> None:
         raise not_finite("the gradient", norm, step)
 
 
+def check_weights(model: Any, step: int) -> None:
+    """Refuse to write trained weights that are no numbers.
+
+    Args:
+        model: What was trained.
+        step: The step that was taken last.
+
+    Raises:
+        TrainError: One of them is not; it is named.
+    """
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and weight.numel() and not torch.isfinite(weight.sum()):
+            broken = weight[~torch.isfinite(weight)]
+            if len(broken):  # else only their sum is too large
+                raise not_finite(f"the weight {name}", broken[0].item(), step)
+
+
 def not_finite(what: str, value: float, step: int) -> TrainError:
     """The error for a run that has left the real numbers."""
     return TrainError(
-        f"step {step}: {what} is {value}; lower learning_rate (or raise warmup), lower "
-        "max_grad_norm, or use dtype float32. The last checkpoint is kept"
+        f"step {step}: {what} is {value}; lower learning_rate (to a tenth, say), raise warmup or "
+        "lower max_grad_norm, and where dtype is float16 use bfloat16 or float32; all of them ask "
+        "for a new out. Nothing of this step is written, and the last checkpoint is kept"
     )

@@ -49,16 +49,24 @@ def estimate(model: Any, *, trained: int, tokens: int, device: torch.device) -> 
         device: Where training runs.
     """
     config = model.config.get_text_config()
-    described = config.to_dict()
-    width = int(described.get("hidden_size") or config.hidden_size)
-    inner = int(described.get("intermediate_size") or 4 * width)
     layers = int(config.num_hidden_layers)
     weights = sum(tensor.nbytes for tensor in model.parameters())
     size = max(parameter.element_size() for parameter in model.parameters())
-    activations = tokens * layers * (16 * width + 4 * inner) * size
+    activations = tokens * layers * layer_numbers(config) * size
     logits = tokens * int(config.vocab_size) * 8
     needed = weights + 16 * trained + activations + logits
     return Room(needed=int(needed * _SPARE), free=free_bytes(device))
+
+
+def layer_numbers(config: Any) -> int:
+    """Numbers that a layer keeps of a token for the way back.
+
+    Args:
+        config: The text model's `transformers.PretrainedConfig`.
+    """
+    described = config.to_dict()
+    width = int(described.get("hidden_size") or config.hidden_size)
+    return 16 * width + 4 * int(described.get("intermediate_size") or 4 * width)
 
 
 def lora_weights(model: Any, rank: int, targets: Sequence[str]) -> int:
