@@ -11,7 +11,7 @@ from agentscope.tool import FunctionTool
 
 from agent_finetune.records import Example, ToolCall
 
-from . import leaderboard
+from . import leaderboard, questions
 from .drills import DRILLS, LOOKUPS, Drill, listed
 from .loop import ALLOWED
 from .practice import Practice
@@ -45,8 +45,8 @@ async def rows(
         ValueError: Hardly any conversation is short enough.
     """
     r = random.Random(seed)
-    allowed = leaderboard.without(examples, functions(World()))
-    chosen = [example for example in allowed if leaderboard.usable(example)]
+    allowed = questions.without(examples, functions(World()))
+    chosen = [example for example in allowed if questions.usable(example)]
     r.shuffle(chosen)
     made: list[dict[str, Any]] = []
     for example in chosen:

@@ -195,10 +195,10 @@ def test_values_are_found_as_numbers_and_whole_words(text, value, there):
 
 
 def test_no_function_of_a_task_is_offered_in_training():
-    from toolloop import leaderboard, lessons
+    from toolloop import lessons, questions
     from toolloop.world import World, functions
 
-    held = set().union(*map(leaderboard.names_of, functions(World())))
+    held = set().union(*map(questions.names_of, functions(World())))
     tempting = [
         question(name, a=3, b=4) for name in ("box_volume", "shop.splitBill", "calc_box_volume")
     ]
@@ -206,22 +206,22 @@ def test_no_function_of_a_task_is_offered_in_training():
     names = {name for row in rows for name in lessons.offered_names(row)}
     assert "sum_of" in names
     assert lessons.practised_names() < names | {"sum_of"}
-    assert not [name for name in names if leaderboard.names_of(name) & held]
+    assert not [name for name in names if questions.names_of(name) & held]
 
 
 @pytest.mark.real
 def test_the_leaderboard_gives_conversations_and_none_with_a_function_of_a_task():
-    from toolloop import leaderboard, lessons
+    from toolloop import lessons, questions
     from toolloop.world import World, functions
 
     examples = readers.read("bfcl", settings=read_settings()).examples
-    held = set().union(*map(leaderboard.names_of, functions(World())))
+    held = set().union(*map(questions.names_of, functions(World())))
     rows = make_rows(40, examples, share=1.0)
     assert all(not set(lessons.offered_names(row)) <= lessons.practised_names() for row in rows)
-    chosen = filter(leaderboard.usable, leaderboard.without(examples, functions(World())))
+    chosen = filter(questions.usable, questions.without(examples, functions(World())))
     names = {name for example in chosen for name in example.tool_names}
     assert len(names) > 500
-    assert not [name for name in names if leaderboard.names_of(name) & held]
+    assert not [name for name in names if questions.names_of(name) & held]
 
 
 def test_a_practised_conversation_says_what_its_functions_really_gave():

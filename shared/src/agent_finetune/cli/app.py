@@ -16,6 +16,7 @@ from agent_finetune.cli.inspection import inspect, list_plugins
 from agent_finetune.cli.learning import learn
 from agent_finetune.cli.options import apply_run_file, log
 from agent_finetune.cli.recordings import recordings
+from agent_finetune.cli.roles import roles
 from agent_finetune.cli.training import merge, quickstart, train
 from agent_finetune.contracts import Command
 from agent_finetune.errors import FinetuneError, PluginError
@@ -31,7 +32,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "plugins": list_plugins,
     "quickstart": quickstart,
 }
-GROUPS: dict[str, App] = {"adapters": adapters, "recordings": recordings}
+GROUPS: dict[str, App] = {"adapters": adapters, "recordings": recordings, "roles": roles}
 """Verbs that have verbs of their own."""
 
 

@@ -87,6 +87,8 @@ def apply_run_file(app: App, verbs: tuple[str, ...], arguments: ArgumentCollecti
     if given is None or not given.tokens:
         return
     path = Path(given.tokens[-1].value)
-    names = {argument.name.removeprefix("--").replace("-", "_") for argument in arguments}
+    # `--planner.epochs` is the key epochs of the table planner.
+    flags = (argument.name.removeprefix("--").partition(".")[0] for argument in arguments)
+    names = {flag.replace("-", "_") for flag in flags}
     values = read_run_file(path, frozenset(names - {"*", "config"}))
     Dict(values, source=str(path), use_commands_as_keys=False)(app, verbs, arguments)

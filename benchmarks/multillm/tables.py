@@ -1,0 +1,72 @@
+"""The figures of `multi_llm` for a person: a line for each arm, and the paper's beside it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent_finetune.roles.metrics import COLUMNS
+
+PAPER: Mapping[str, tuple[float, ...]] = {
+    "single": (84.61, 56.54, 2.26, 50.09, 47.99),
+    "multi-task": (86.55, 56.89, 2.77, 49.50, 32.58),
+    "one stage": (88.42, 53.40, 2.52, 45.79, 46.39),
+    "two stages": (89.72, 60.47, 0.45, 53.60, 46.26),
+}
+"""arXiv 2401.07324, table 1, 7B, out of domain, in percent: the columns but the non-empty F1."""
+WIDTH = 19
+
+
+def whole(found: Mapping[str, Any]) -> str:
+    """All tables of a benchmark's JSON."""
+    seeds = found["seeds"]
+    arms = list(next(iter(seeds.values())))
+    heads = [*COLUMNS.values(), "done end to end", "tokens", "minutes"]
+    spread = "" if len(seeds) == 1 else f", mean and standard deviation of {len(seeds)} seeds"
+    held_out = found["settings"]["trajectories"]["held_out"]
+    lines = [
+        f"{held_out} held-out trajectories, step by step behind the right history{spread}",
+        _row("", heads),
+    ]
+    for arm in arms:
+        runs = [seed[arm] for seed in seeds.values()]
+        cells = [_percent([_value(run["steps"], column) for run in runs]) for column in COLUMNS]
+        cells.append(_percent([_value(run["runs"], "done") for run in runs]))
+        cells.append(f"{statistics.mean(run['tokens'] for run in runs):.0f}")
+        cells.append(f"{statistics.mean(map(_minutes, runs)):.1f}")
+        lines.append(_row(arm, cells))
+    lines += ["", "The paper, 7B, out of domain", _row("", list(COLUMNS.values()))]
+    for arm, (plan, names, unknown, f1, rouge) in PAPER.items():
+        cells = [*(f"{v:.1f}%" for v in (plan, names, unknown, f1)), "-", f"{rouge:.1f}%"]
+        lines.append(_row(arm, cells))
+    cost = found["cost"]
+    lines += ["", *(f"{name.replace('_', ' ')}: {value}" for name, value in cost.items())]
+    return "\n".join(lines)
+
+
+def line(arm: str, run: Mapping[str, Any]) -> str:
+    """One arm of one seed, in a line."""
+    named = (f"{head} {_percent([_value(run['steps'], c)])}" for c, head in COLUMNS.items())
+    done = _percent([_value(run["runs"], "done")])
+    return f"{arm}: {', '.join(named)}, done end to end {done}; {_minutes(run):.1f} minutes"
+
+
+def _value(measures: Mapping[str, Any], name: str) -> float | None:
+    return measures[name]["value"] if name in measures else None
+
+
+def _minutes(run: Mapping[str, Any]) -> float:
+    return float(run["training_seconds"] + run["measuring_seconds"]) / 60
+
+
+def _percent(values: Sequence[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known):.1f}%"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.1f}"
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"{label:11}" + "".join(f"{cell:>{WIDTH}}" for cell in cells)
