@@ -3,9 +3,9 @@
 Three forms are read:
 
 - raw (`raw_data_stage_1.json`): `tools`, `instruction` and `chains`, a whole trajectory in OpenAI's
-  roles. Its calls become calls, `Finish` the final answer, and all assistant turns are trained but
-  those with `valid: false`. A user's turn that reproaches earlier attempts, which has it too, is
-  kept: the answer refers to it.
+  roles. Its calls become calls, `Finish` the final answer with the thought before it as thinking,
+  which is the planner's, and all assistant turns are trained but those with `valid: false`. A
+  user's turn that reproaches earlier attempts, which has it too, is kept: the answer refers to it.
 - rendered (`train_{backbone,planner,caller,summarizer}.json`): `tools`, `history`, `input` and
   `target`. The prompt is the user's turn, the target the assistant's.
 - the hub's copy (alpha-umi-toolbench-processed-v2): `conversations` of two turns, the prompt and
@@ -95,7 +95,7 @@ def _read_raw(row: Row) -> Example:
         elif message.role == "user":
             message = replace(message, text=toolbench.BEGIN.sub("", message.text).strip())
         elif message.role == "assistant":
-            message = toolbench.finished(message, what)
+            message = toolbench.finished(message, what, apart=True)
         valid = str(turn.get("valid")).lower() != "false"
         dialogue.add(replace(message, trained=valid or message.role != "assistant"))
     return dialogue.example(row, tools)

@@ -112,10 +112,15 @@ def apis(value: object, what: str) -> list[Mapping[str, Any]]:
     return offered
 
 
-def finished(message: Message, what: str) -> Message:
+def finished(message: Message, what: str, *, apart: bool = False) -> Message:
     """The turn, with the action `Finish` turned into the words of a final answer.
 
     A thought stays before the answer, unless one of the two repeats the other.
+
+    Args:
+        message: An assistant's turn.
+        what: Names it in an error.
+        apart: The thought becomes the turn's thinking instead, for a reader that tells both apart.
     """
     ends = [call for call in message.tool_calls if call.name == FINISH]
     if not ends:
@@ -123,6 +128,8 @@ def finished(message: Message, what: str) -> Message:
     if len(message.tool_calls) > 1:
         raise DataError(f"{what}: {FINISH} beside another action; it must stand alone")
     thought, answer = message.text.strip(), _answer(ends[0], what)
+    if apart:
+        return replace(message, text=answer, thinking=thought or None, tool_calls=())
     parts = [answer] if thought in answer else [thought] if answer in thought else [thought, answer]
     return replace(message, text="\n\n".join(parts), tool_calls=())
 
