@@ -233,10 +233,15 @@ def write_adapters(
 
 def tensor_bytes() -> int:
     """Bytes of all tensors that are alive in this process, each storage counted once."""
+    return sum(tensor_storages().values())
+
+
+def tensor_storages() -> dict[tuple[int, str], int]:
+    """Bytes of each storage that a tensor of this process lies in, by address and device."""
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor) and thing.device.type != "meta":
             storage = thing.untyped_storage()
             storages[storage.data_ptr(), str(storage.device)] = storage.nbytes()
-    return sum(storages.values())
+    return storages
