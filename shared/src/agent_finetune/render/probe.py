@@ -17,6 +17,7 @@ from agent_finetune.render import turns
 from agent_finetune.render.folds import THINK, Folds
 from agent_finetune.render.messages import Tools, as_dicts
 from agent_finetune.render.preamble import adaptation_names, adapted
+from agent_finetune.render.sandbox import CutOffError
 from agent_finetune.render.template import Template
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class _Chooser:
     def _holds(self, keeps: Callable[[Template], bool], folds: Folds) -> bool:
         try:
             return keeps(Template(self._tokenizer, adapted(self._original, folds)))
+        except CutOffError:  # no rewrite helps, and each may take as long
+            raise
         except RenderError:
             return False
 
@@ -234,6 +237,8 @@ def say(
     try:
         offered: Tools = [TOOL] if tools else None
         return turns.say(template, before, turn, offered, turns.header(template)).said
+    except CutOffError:
+        raise
     except RenderError:
         return ""
 

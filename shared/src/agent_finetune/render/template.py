@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent_finetune.errors import RenderError
 from agent_finetune.render.messages import Tools
+from agent_finetune.render.sandbox import CutOffError, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def render_failures() -> tuple[type[Exception], ...]:
-    """What a template raises when it cannot express a conversation."""
-    from jinja2 import TemplateError
-
-    return (TemplateError, TypeError, ValueError, LookupError, AttributeError)
 
 
 class Template:
@@ -42,7 +37,6 @@ class Template:
         self._options: dict[str, Any] = {}
         if thinking is not None:
             self._options["enable_thinking"] = thinking
-        self._failures = render_failures()
 
     def text(
         self,
@@ -55,20 +49,39 @@ class Template:
 
         Raises:
             RenderError: The template refuses these messages.
+            CutOffError: It computes without end, or makes what no prompt can hold.
         """
         try:
-            text = self.tokenizer.apply_chat_template(
+            # What a template sees is Transformers' affair, and is asked of it as JSON.
+            names = {*_ALWAYS_SEEN, *self.tokenizer.special_tokens_map, *self._options}
+            seen = self.tokenizer.apply_chat_template(
                 list(messages),
                 tools=tools,
-                chat_template=self.source,
+                chat_template=_as_json(names),
                 add_generation_prompt=prompt,
                 tokenize=False,
                 **self._options,
             )
-        except self._failures as error:
-            what = f"{type(error).__name__}: {error}"
+            return render(self.source, json.loads(str(seen)))
+        except CutOffError as error:
+            where = self.tokenizer.name_or_path or type(self.tokenizer).__name__
+            raise CutOffError(f"the chat template of {where!r} is cut off: {error}") from error
+        except RecursionError as error:
+            where = self.tokenizer.name_or_path or type(self.tokenizer).__name__
+            what = "it calls itself, or is nested, too deeply"
+            raise CutOffError(f"the chat template of {where!r} is cut off: {what}") from error
+        except Exception as error:  # a template is a program: it may raise anything
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise RenderError(f"the chat template cannot express this: {what}") from error
-        return str(text)
+
+
+_ALWAYS_SEEN = ("messages", "tools", "documents", "add_generation_prompt")
+
+
+def _as_json(names: Iterable[str]) -> str:
+    """A template that prints what a template of this tokenizer sees."""
+    pairs = ", ".join(f"'{name}': {name}" for name in sorted(names) if name.isidentifier())
+    return f"{{{{ {{{pairs}}} | tojson }}}}"
 
 
 def common_prefix(one: str, other: str) -> str:
