@@ -70,7 +70,12 @@ def role_sets(
         one_call: For a template that can say one call a turn, the adaptation `one-call-per-turn`
             of a `Renderer`: the calls of a turn become steps of their own, where each has a
             result. The thought stands before the first.
+
+    Raises:
+        DataError: An id of `without` is empty, so that it keeps nothing out.
     """
+    if "" in without:
+        raise DataError("without holds an empty id; what is measured on needs ids to be kept out")
     sets: dict[Part, list[Example]] = {part: [] for part in Part}
     left_out: Counter[str] = Counter()
     kept_out = frozenset(without)
