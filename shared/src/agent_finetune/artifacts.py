@@ -59,6 +59,11 @@ def needing_room(path: Path) -> Iterator[None]:
         ) from error
 
 
+def lacks_room(error: OSError) -> bool:
+    """Whether the system had no room for what was to be written."""
+    return error.errno in _NO_ROOM
+
+
 def _lack_of_room(error: Exception) -> str | None:
     """Why an error is one for lack of room; None where it is another."""
     if isinstance(error, OSError):

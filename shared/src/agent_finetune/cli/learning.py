@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
 
+from agent_finetune.cli import ending
 from agent_finetune.cli.options import (
     NO_OUTPUT,
     RESULT,
@@ -26,6 +27,7 @@ from agent_finetune.contracts import EngineConfig
 from agent_finetune.errors import ConfigError
 from agent_finetune.update.gate import GateConfig
 from agent_finetune.update.options import LEARNING, UpdateConfig
+from agent_finetune.versions import Versions
 
 if TYPE_CHECKING:
     from agent_finetune import feedback
@@ -117,6 +119,11 @@ def learn(
             trusted=held_out,
             on_progress=_tell,
         )
+    except KeyboardInterrupt as error:
+        current = Versions(store, name).current()
+        in_use = "the base" if current is None else f"version {current}"
+        log(f"{ending.word(error)}; {in_use} is in use for {name!r}")
+        return ending.code(error)
     finally:
         engine.close()
     for row in report.dropped:

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from agent_finetune.cli import ending
 from agent_finetune.engine.process import RECORD, listen, write_error
 from agent_finetune.errors import FinetuneError
 
@@ -31,11 +32,15 @@ def main() -> int:
         from agent_finetune.train.handed import run as do
 
     try:
-        do(folder, settings)
+        with ending.by_signals():
+            do(folder, settings)
     except FinetuneError as error:
         write_error(folder, error)
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as error:
+        print(ending.word(error), file=sys.stderr)
+        return ending.code(error)
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from agent_finetune.cli import ending
 from agent_finetune.cli.options import (
     NO_OUTPUT,
     RESULT,
@@ -19,6 +20,7 @@ from agent_finetune.cli.options import (
     log,
 )
 from agent_finetune.config import AdapterConfig, RunConfig, TrainConfig
+from agent_finetune.errors import ModelError
 
 DEFAULT_ADAPTER = AdapterConfig()
 DEFAULT_TRAIN = TrainConfig()
@@ -40,23 +42,47 @@ def train(
     """
     config = RunConfig(model=model, data=data, out=out, lora=lora, train=train)
 
-    from accelerate import PartialState
-
     from agent_finetune import train as training
     from agent_finetune.settings import read_settings
 
     try:
         result = training.run(config, read_settings(), report=log)
-    except KeyboardInterrupt:
-        log(f"interrupted; the same command with --resume goes on from {Path(out, 'checkpoints')}")
-        return 130
-    if not PartialState().is_main_process:  # under torchrun one process answers
+    except KeyboardInterrupt as error:
+        if _answers():
+            log(f"{ending.word(error)} {_left_behind(Path(out))}")
+        return ending.code(error)
+    if not _answers():
         return 0
     text = (
         f"{result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}\n"
         f"{result.adapter_dir}"
     )
     return output.answer(asdict(result), text)
+
+
+def _answers() -> bool:
+    """Whether this process is the one that speaks: under torchrun there are several."""
+    from torch import distributed
+
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _left_behind(out: Path) -> str:
+    """What there is to go on from after a run that was stopped."""
+    from agent_finetune.train import folder
+
+    run = folder.read_run(out)
+    if run is None:
+        return "before training began; nothing was written"
+    if run["status"] == "finished":
+        return f"when the run was done; it is whole: {out}"
+    whole = folder.whole_checkpoints(out)
+    if not whole:
+        return "before the first checkpoint (--save-steps); --resume begins again"
+    return (
+        f"at step {run.get('steps', whole[-1][0])}; the same command with --resume goes on from "
+        f"{whole[-1][1]}"
+    )
 
 
 def merge(
@@ -72,9 +98,21 @@ def merge(
         out: New folder for the merged model.
     """
     from agent_finetune import adapters
+    from agent_finetune.models.hardware import ran_out_of_memory
     from agent_finetune.settings import read_settings
 
-    adapters.merge(Path(adapter), Path(out), read_settings())
+    try:
+        adapters.merge(Path(adapter), Path(out), read_settings())
+    except KeyboardInterrupt as error:
+        log(f"{ending.word(error)}; {out} was not written")
+        return ending.code(error)
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{adapter}: out of memory; merging holds the base in memory, and {out} was not "
+            "written. End other programs, or merge on a machine with more memory"
+        ) from error
     return output.answer({"out": out}, out)
 
 

@@ -27,6 +27,8 @@ _ERROR = "error.json"
 _MODULE = "agent_finetune.cli.trainer"
 _POLL = 0.2
 """Seconds between looks at the process."""
+_GRACE = 10.0
+"""Seconds for it to end by itself."""
 _KILLED = -9
 
 
@@ -71,11 +73,21 @@ def train(
     except BrokenPipeError:
         process.wait()  # it failed before it read; the log says why
     finally:
-        process.kill()  # does nothing when it has ended
-        process.wait()
+        _end(process)
         process.stdin.close()  # by which those that torchrun started end too
     if process.returncode != 0:
         _fail(folder, process.returncode, stopped=stop.is_set())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that may have ended; it has a moment to say so in what it leaves behind."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
 
 
 def listen(record: bytes) -> Settings:
