@@ -42,6 +42,7 @@ class ScriptedEngine:
         self._renderer = Renderer(self._tokenizer)
         self._context = context
         self.requests: list[Request] = []
+        self.attached: list[tuple[str, Path]] = []
         self._exchanges: list[Exchange] = []
         self.closed = False
 
@@ -109,13 +110,14 @@ class ScriptedEngine:
         return tuple(self._exchanges)
 
     def attach(self, name: str, folder: Path) -> str:
-        raise NotImplementedError
+        self.attached.append((name, folder))
+        return "sha256:script"
 
     def detach(self, name: str) -> None:
         raise NotImplementedError
 
     def adapters(self) -> dict[str, str]:
-        return {}
+        return {name: "sha256:script" for name, _ in self.attached}
 
     def close(self) -> None:
         self.closed = True
