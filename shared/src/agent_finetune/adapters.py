@@ -28,6 +28,7 @@ from agent_finetune.models.adapter_folders import (
     base_of,
     own_tokenizer,
     read_config,
+    unchanging,
     with_base,
 )
 from agent_finetune.models.adapter_folders import digest as digest  # weights are not needed for it
@@ -94,6 +95,14 @@ def open_model(config: ModelConfig, settings: Settings, *, trainable: bool = Fal
     if config.adapter is None:
         return loaded
     folder = Path(config.adapter)
+    with unchanging(folder):
+        return _on_top(loaded, folder, config, trainable=trainable)
+
+
+def _on_top(
+    loaded: LoadedModel, folder: Path, config: ModelConfig, *, trainable: bool
+) -> LoadedModel:
+    """A base with the adapter of a folder on it."""
     described = read_config(folder)
     if described.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: a {described.get('peft_type')!r} adapter; only LORA is known")

@@ -21,7 +21,7 @@ from agent_finetune.engine.row import Row, Voice, revision_of
 from agent_finetune.engine.scheduler import Scheduler
 from agent_finetune.errors import ConfigError
 from agent_finetune.models import loaded_context
-from agent_finetune.models.adapter_folders import own_tokenizer, read_config
+from agent_finetune.models.adapter_folders import own_tokenizer, read_config, replaced
 from agent_finetune.render import Renderer
 
 
@@ -120,11 +120,15 @@ class Served:
             folder: The adapter's; None for the base.
 
         Raises:
-            ModelError: It does not fit this base.
+            ModelError: It does not fit this base, or is not the adapter any more that the voice
+                is of.
         """
         if voice.key is not None and voice.key not in set(self._bank.keys()):
             assert folder is not None
             self._bank.add(voice.key, folder)
+            if not _holds(folder, voice.key):
+                self._bank.remove(voice.key)
+                raise replaced(folder)
         self._voices[name] = voice
         self._stale = True
 
@@ -180,6 +184,14 @@ class Served:
             self._bank.remove(key)
             self._prefixes.drop(revision_of(self.loaded.digest, key))
         self._stale = bool(set(self._bank.keys()) - named)
+
+
+def _holds(folder: Path, key: str) -> bool:
+    """Whether a folder still holds the adapter that was read."""
+    try:
+        return adapters.digest(folder) == key
+    except OSError:  # it has gone
+        return False
 
 
 def unload() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -62,6 +64,41 @@ def own_tokenizer(folder: Path, config: ModelConfig) -> Any | None:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
+
+
+@contextmanager
+def unchanging(folder: Path) -> Iterator[None]:
+    """Refuse what the block has read of a folder that another one took the place of meanwhile.
+
+    A run that is resumed puts its new adapter there in one step; who reads several files may then
+    have some of the old one and some of the new.
+
+    Raises:
+        ModelError: It was replaced.
+    """
+    before = _identity(folder)
+    try:
+        yield
+    except Exception as error:
+        if _identity(folder) != before:
+            raise replaced(folder) from error
+        raise
+    if _identity(folder) != before:
+        raise replaced(folder)
+
+
+def replaced(folder: Path) -> ModelError:
+    """The error for a folder of which no whole state could be read."""
+    return ModelError(f"{folder}: another adapter took its place while it was read; try again")
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    try:
+        found = folder.stat()
+    except OSError:  # the reader says it better
+        return None
+    # The number alone is given again to the folder after the next.
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def digest(folder: Path) -> str:

@@ -48,8 +48,7 @@ def held(out: Path) -> Iterator[None]:
     if key in _mine.folders:
         yield
         return
-    made = not out.exists()
-    lock = _acquired(out)
+    lock, made = _acquired(out)
     _mine.folders.add(key)
     try:
         artifacts.write_json(out / _HOLDER, {"pid": os.getpid(), "since": _now()})
@@ -77,18 +76,22 @@ def check(out: Path) -> None:
         raise _refusal(out) from None
 
 
-def _acquired(out: Path) -> FileLock:
+def _acquired(out: Path) -> tuple[FileLock, bool]:
+    """The lock, held, and whether the folder was made for it."""
     while True:
-        out.mkdir(parents=True, exist_ok=True)
+        made = not out.exists()
         lock = FileLock(out / _LOCK, timeout=0)
         try:
+            out.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise _refusal(out) from None
-        except FileNotFoundError:  # whoever failed here has just removed the folder that it made
-            continue
+        except (FileExistsError, FileNotFoundError):
+            if out.is_file():
+                raise
+            continue  # whoever failed here has just removed the folder that it made
         if (out / _LOCK).exists():
-            return lock
+            return lock, made
         lock.release()  # of a file that has just been removed, which keeps nobody out
 
 
