@@ -259,7 +259,9 @@ def test_a_published_row_of_the_planner_is_one_of_its_set() -> None:
     assert row.id == "p#1-planner"
 
 
-@pytest.mark.parametrize("repeated", ["", "assistant: I look.\n Next: caller.</s>"])
+@pytest.mark.parametrize(
+    "repeated", ["", "assistant: I look.\n Next: caller.</s>", "planner: I look.</s>"]
+)
 def test_a_published_row_of_the_caller_has_the_thought_once(repeated: str) -> None:
     prompt = f"{APIS}user: ASKED</s>{repeated}{THOUGHT.format('I look.')}"
     part, row = only(published(prompt, says("", WEATHER)))
@@ -307,15 +309,31 @@ def test_a_published_row_of_the_backbone_has_calls_in_its_history() -> None:
     assert row.messages[2].tool_calls == (WEATHER,)
 
 
-def test_a_published_history_that_cannot_be_read_is_left_out_and_counted() -> None:
-    prompt = (
-        f"{APIS}user: ASKED</s>assistant: I</s>caller: Action: f\nAction Input: {{oops</s>{PLAN}"
-    )
-    made = role_sets([published(prompt, says("Next: caller."))])
+def test_a_published_turn_that_is_another_than_the_plan_stays_in_the_history() -> None:
+    prompt = f"{APIS}system: Be kind.</s>user: Hi</s>assistant: Hello.{THOUGHT.format('I look.')}"
+    _, row = only(published(prompt, says("", WEATHER)))
+    assert shown(row)[0][1].endswith("\n\nBe kind.")
+    assert shown(row)[1:-1] == [
+        ("user", "Hi"),
+        ("assistant", "Hello."),
+        ("user", "planner: I look.\nNext: caller."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "reason"),
+    [
+        (
+            "user: q</s>assistant: I</s>caller: Action: f\nAction Input: {oops</s>",
+            "the input of a call in its history is no JSON object",
+        ),
+        ("nobody</s>user: q</s>", "its history names nobody who speaks first"),
+    ],
+)
+def test_a_published_history_that_cannot_be_read_is_left_out_and_counted(history, reason) -> None:
+    made = role_sets([published(f"{APIS}{history}{PLAN}", says("Next: caller."))])
     assert not any(made.sets.values())
-    assert made.left_out == {
-        "cannot be taken apart: the input of 'f' in the history is no JSON object": 1
-    }
+    assert made.left_out == {f"cannot be taken apart: {reason}": 1}
 
 
 def test_a_published_plan_that_names_no_next_step_is_left_out() -> None:

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent_finetune.errors import DataError
-from agent_finetune.records import Example, Message
-from agent_finetune.roles.prompts import Next, Part, Plan, Step, read_backbone, read_plan, step_of
+from agent_finetune.records import Example, Message, Role
+from agent_finetune.roles.prompts import Next, Part, Plan, Step, read_backbone, read_plan
 from agent_finetune.toolcalls.reading import read_arguments
 
 HISTORY = "The conversation history is:\n"
@@ -30,7 +30,10 @@ ASKED: Mapping[Part, str] = {
 }
 """What stands behind the history, by who is asked."""
 
-_TURN = re.compile(r"\s*(?P<who>user|assistant|planner|caller|observation|conclusion):[ ]?", re.I)
+_ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "observation": "tool"}
+_TURN = re.compile(
+    rf"\s*(?P<who>{'|'.join(_ROLES)}|assistant|planner|caller|conclusion):[ ]?", re.IGNORECASE
+)
 _CALL = re.compile(r"^[ \t]*Action:(?P<name>[^\n]*)\n\s*Action ?Input:(?P<input>.*)\Z", re.M | re.S)
 _DICTATED = re.compile(r"\n?\s*Base on the thought make an api call.*\Z", re.S)
 
@@ -80,10 +83,11 @@ def _planned(history: Sequence[Message], plan: Plan) -> tuple[tuple[Message, ...
     last = history[-1] if history else None
     if last is None or last.role != "assistant" or last.tool_calls:
         return tuple(history), plan
-    said = step_of(last).plan if plan.next is Next.CALL else read_plan(last.text)
-    if said.next is not plan.next:
+    said = read_plan(last.text)
+    repeated = plan.thought and said.thought == plan.thought
+    if said.next is not plan.next and not repeated:
         return tuple(history), plan
-    return tuple(history[:-1]), said if not plan.thought else plan
+    return tuple(history[:-1]), plan if plan.thought else said
 
 
 def _history(text: str) -> tuple[Message, ...]:
@@ -91,10 +95,8 @@ def _history(text: str) -> tuple[Message, ...]:
     for who, said in _turns(text):
         last = messages[-1] if messages else None
         open_turn = last is not None and last.role == "assistant" and not last.tool_calls
-        if who == "user":
-            messages.append(Message(role="user", text=said))
-        elif who == "observation":
-            messages.append(Message(role="tool", text=said))
+        if who in _ROLES:
+            messages.append(Message(role=_ROLES[who], text=said))
         elif who == "conclusion" and last is not None and open_turn:
             thought = read_plan(last.text).thought
             messages[-1] = Message(role="assistant", text=said, thinking=thought or None)
@@ -110,14 +112,15 @@ def _turns(text: str) -> Iterator[tuple[str, str]]:
     who, said = "", ""
     for piece in text.split("</s>"):
         label = _TURN.match(piece)
-        if label is None:
+        if label is not None:
+            if who:
+                yield who, said.strip()
+            who, said = label["who"].lower(), piece[label.end() :]
+        elif who:
             said += f"</s>{piece}" if piece.strip() else ""
-            continue
-        if who:
-            yield who, said.strip()
-        who, said = label["who"].lower(), piece[label.end() :]
-    if who:
-        yield who, said.strip()
+        else:
+            raise DataError("its history names nobody who speaks first")
+    yield who, said.strip()
 
 
 def _called(said: str, thought: str) -> Message:
@@ -127,6 +130,6 @@ def _called(said: str, thought: str) -> Message:
         return Message(role="assistant", text="\n".join(filter(None, [thought, said])))
     calls = read_arguments(found["name"].strip(), found["input"].strip() or "{}")
     if not calls:
-        raise DataError(f"the input of {found['name'].strip()!r} in the history is no JSON object")
+        raise DataError("the input of a call in its history is no JSON object")
     words = read_plan("\n".join(filter(None, [thought, said[: found.start()].strip()]))).thought
     return Message(role="assistant", text=words, tool_calls=calls)
