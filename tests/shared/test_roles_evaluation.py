@@ -3,15 +3,20 @@
 import json
 
 import pytest
+import torch
 from live_engines import close_all, make_adapter, open_engine
 from scripted_engine import Cut, ScriptedEngine
 
+from agent_finetune import collate
 from agent_finetune.errors import ConfigError, ContextError, DataError
 from agent_finetune.records import AcceptedCall, Example, Message, ToolCall
-from agent_finetune.roles.evaluation import STUCK, WRONG_CALL, evaluate_runs, evaluate_steps
+from agent_finetune.render import Renderer
+from agent_finetune.roles.data import role_sets
+from agent_finetune.roles.evaluation import evaluate_runs, evaluate_steps
 from agent_finetune.roles.prompts import ROLES, Part
+from agent_finetune.roles.running import STUCK, WRONG_CALL
 from agent_finetune.roles.team import Team
-from agent_finetune.testing import save_tiny_model
+from agent_finetune.testing import save_tiny_model, tiny_model, tiny_tokenizer
 
 TOOLS = tuple(
     {
@@ -133,12 +138,19 @@ def test_accepted_values_are_right_at_their_step_alone():
     assert [row["argument_f1"] for row in report.rows] == [1, 0.5, None]
 
 
+def test_an_example_may_carry_its_own_alternatives_for_its_last_turn():
+    paris = AcceptedCall(name="weather", arguments={"city": ("Lutetia", "Paris")})
+    example = Example(messages=TRIP.messages[:2], tools=TOOLS, accepted=(paris,))
+    report = evaluate_steps(single(call(city="lutetia"))[0], [example])
+    assert report.rows[0]["exact"] is True
+
+
 def test_turns_of_others_are_history_only():
     other = Example(
         messages=(user("Hi"), says("Hello", trained=False), user("A joke?"), says("No"))
     )
     assert [row["step"] for row in evaluate_steps(single("x")[0], [other]).rows] == [3]
-    with pytest.raises(DataError, match="1 examples without one assistant turn"):
+    with pytest.raises(DataError, match="1 examples, and no assistant turn"):
         evaluate_steps(single("x")[0], [Example(messages=(user("Hi"),))])
 
 
@@ -259,15 +271,31 @@ def test_runs_go_on_from_the_last_user_turn_side_by_side():
     assert len(engine.requests) == 3
 
 
-@pytest.mark.parametrize(
-    ("messages", "found"), [(TRIP.messages[:5], "a 'tool' message"), (TRIP.messages[:4], "a call")]
-)
-def test_a_trajectory_without_an_end_is_refused(messages, found):
-    example = Example(messages=messages, tools=TOOLS, source="a.jsonl:2")
-    with pytest.raises(DataError, match=rf"a\.jsonl:2: ends in {found}"):
-        evaluate_runs(single("x")[0], [example])
+def test_what_is_no_whole_trajectory_is_left_out_and_counted():
+    cut = [Example(messages=TRIP.messages[:n], tools=TOOLS) for n in (5, 4, 2)]
+    report = evaluate_runs(single("give up")[0], [JOKE, *cut])
+    assert report.left_out == {"ends in a 'tool' message": 1, "ends in a call": 2}
+    assert report.measures["done"].n == report.examples == 1
+    with pytest.raises(DataError, match=r"1 examples, and no trajectory .*: 1 ends in a call"):
+        evaluate_runs(single("x")[0], cut[1:2])
     with pytest.raises(ConfigError, match="most_steps"):
         evaluate_runs(single("x")[0], [TRIP], most_steps=0)
+
+
+def test_turns_that_do_not_say_what_is_right_are_left_out_and_counted():
+    nothing = Example(messages=(user("Hi"), says("Hm.\nNext: caller.")))
+    row = Example(
+        messages=(
+            user("The conversation history is:\nuser: q</s>\nThe thought of this step is: t"),
+            says("x"),
+        )
+    )
+    report = evaluate_steps(single("give up")[0], [nothing, JOKE, row])
+    assert report.left_out == {
+        "the call is missing": 1,
+        "a published row of one part, no trajectory": 1,
+    }
+    assert len(report.rows) == 1
 
 
 def test_a_report_of_runs_is_a_table_and_is_written(tmp_path):
@@ -278,6 +306,37 @@ def test_a_report_of_runs_is_a_table_and_is_written(tmp_path):
 
 
 # On a real engine
+
+
+def test_what_was_taught_as_rows_of_the_roles_is_what_they_do_when_they_serve(tmp_path):
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer)
+    short = Example(messages=(*TRIP.messages[:3], TRIP.messages[-1]), tools=TOOLS[:1], id="short")
+    sets = role_sets([short, JOKE]).sets
+    learn(model, Renderer(tokenizer), [row for part in ROLES for row in sets[part]])
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    team = Team(open_engine(tmp_path), dict.fromkeys(ROLES), max_new_tokens=120)
+    steps, runs = (measure(team, [short, JOKE]) for measure in (evaluate_steps, evaluate_runs))
+    assert [row["next"] for row in steps.rows] == ["caller", "conclusion", "give up"]
+    assert value(steps)["plan_accuracy"] == value(steps)["exact_match"] == 1
+    assert value(steps)["rouge_l"] == value(runs)["rouge_l"] == 1
+    assert value(runs)["done"] == 1
+    close_all()
+
+
+def learn(model, renderer, rows):
+    """Plain torch, until the rows are known by heart."""
+    batch = collate.pad([made for row in rows for made in renderer.rows(row)], pad_id=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss < 0.01:
+            return
+    raise AssertionError(f"loss is still {loss:.3f}")
 
 
 def test_three_adapters_on_one_engine_are_measured_step_by_step_and_end_to_end(tmp_path):
