@@ -85,6 +85,8 @@ def assert_served_as_by_peft(folder, make=llama):
         {"layers_to_transform": [1], "exclude_modules": ["o_proj"]},
         {"target_modules": "all-linear", "lora_dropout": 0.5},
         {"init_lora_weights": "gaussian", "task_type": None},
+        {"use_dora": True},
+        {"use_dora": True, "use_rslora": True, "lora_dropout": 0.5, "target_modules": ["q_proj"]},
     ],
     ids=str,
 )
@@ -94,8 +96,10 @@ def test_one_adapter_gives_the_logits_of_peft(tmp_path, options):
 
 def test_layers_that_hold_their_weights_transposed_give_the_logits_of_peft(tmp_path):
     targets = ["c_attn", "c_proj", "c_fc"]
-    folder = save_adapter(tmp_path, gpt2, target_modules=targets, fan_in_fan_out=True)
+    folder = save_adapter(tmp_path / "lora", gpt2, target_modules=targets, fan_in_fan_out=True)
     assert_served_as_by_peft(folder, gpt2)
+    dora = {"target_modules": targets, "fan_in_fan_out": True, "use_dora": True}
+    assert_served_as_by_peft(save_adapter(tmp_path / "dora", gpt2, **dora), gpt2)
 
 
 def test_what_is_said_of_the_layout_of_the_base_does_not_matter(tmp_path):
@@ -117,10 +121,12 @@ def test_a_padded_batch_counts_its_tokens_row_by_row(tmp_path):
 
 @pytest.fixture
 def three(tmp_path):
-    """Adapters of different ranks and layers: they share some layers and not others."""
+    """Adapters of different ranks, layers and kinds: they share some layers and not others."""
     return {
         "a": save_adapter(tmp_path / "a", seed=1, r=2),
-        "b": save_adapter(tmp_path / "b", seed=2, r=8, target_modules=ATTENTION, use_rslora=True),
+        "b": save_adapter(
+            tmp_path / "b", seed=2, r=8, target_modules=ATTENTION, use_rslora=True, use_dora=True
+        ),
         "c": save_adapter(tmp_path / "c", seed=3, r=3, rank_pattern={"q_proj": 5}),
     }
 
@@ -313,7 +319,8 @@ def test_another_number_format_may_be_chosen(tmp_path):
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_quantized_base_gives_the_logits_of_peft(tmp_path, quantization, dtype):
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_quantized_base_gives_the_logits_of_peft(tmp_path, quantization, dtype, dora):
     pytest.importorskip("bitsandbytes")
     base = save_tiny_model(tmp_path / "tiny")
 
@@ -321,7 +328,7 @@ def test_a_quantized_base_gives_the_logits_of_peft(tmp_path, quantization, dtype
         config = ModelConfig(model=str(base), device="cpu", dtype=dtype, quantization=quantization)
         return plugins.load_model(config, Settings(cache_dir=tmp_path / "cache")).model
 
-    folder = save_adapter(tmp_path / "adapter")
+    folder = save_adapter(tmp_path / "adapter", use_dora=dora)
     model = quantized()
     bank = bank_with(model, a=folder)
     assert {layer.down.dtype for layer in bank._layers.values()} == {getattr(torch, dtype)}
@@ -408,7 +415,6 @@ def refused(three, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("use_dora", True),
         ("bias", "all"),
         ("lora_bias", True),
         ("modules_to_save", ["lm_head"]),
@@ -430,8 +436,16 @@ def test_what_is_not_plain_lora_is_named_with_the_way_out(refused, tmp_path, nam
     refused(folder, f"not a plain LoRA adapter: {name} is .*agent-finetune merge --adapter")
 
 
-def test_a_dora_adapter_as_peft_writes_it_is_refused(refused, tmp_path):
-    refused(save_adapter(tmp_path / "new", use_dora=True), "use_dora is True")
+def test_a_dora_adapter_without_its_magnitudes_is_refused(refused, tmp_path):
+    folder = save_adapter(tmp_path / "new")
+    edit_config(folder, use_dora=True)
+    refused(folder, "lora_magnitude_vector of .* has shape None")
+
+
+def test_magnitudes_of_an_adapter_that_is_no_dora_are_refused(refused, tmp_path):
+    folder = save_adapter(tmp_path / "new", use_dora=True)
+    edit_config(folder, use_dora=False)
+    refused(folder, "holds what is not plain LoRA: .*lora_magnitude_vector")
 
 
 def test_another_kind_of_adapter_is_refused(refused, tmp_path):

@@ -26,6 +26,7 @@ from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ConfigError, ModelError
 from agent_finetune.models.adapter_folders import (
     base_of,
+    check_weights,
     own_tokenizer,
     read_config,
     unchanging,
@@ -64,6 +65,7 @@ def attach(loaded: LoadedModel, config: AdapterConfig, *, seed: int = 0) -> Peft
         lora_dropout=config.dropout,
         target_modules=ALL_LINEAR if everything else list(config.targets),
         use_rslora=config.rslora,
+        use_dora=config.dora,
         revision=loaded.resolved.revision,
     )
     with quiet(), torch.random.fork_rng():
@@ -106,6 +108,7 @@ def _on_top(
     described = read_config(folder)
     if described.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: a {described.get('peft_type')!r} adapter; only LORA is known")
+    check_weights(folder)
     try:
         with quiet():
             model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)

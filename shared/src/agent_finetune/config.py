@@ -142,6 +142,8 @@ class AdapterConfig:
     """Names of the layers that get an adapter; all-linear is every one but the output head."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
+    dora: bool = False
+    """Learn how long each row of a weight is beside where it points (DoRA, arXiv 2402.09353)."""
 
     def __post_init__(self) -> None:
         check_at_least("rank", self.rank, 1)

@@ -22,6 +22,7 @@ LORA: Mapping[str, tuple[str, Reader]] = {
     "lora_alpha": ("alpha", number(above=True)),
     "lora_dropout": ("dropout", number(most=0.99)),
     "use_rslora": ("rslora", flag),
+    "use_dora": ("dora", flag),
 }
 """Keys of `peft.LoraConfig` that become fields of our AdapterConfig."""
 
@@ -44,7 +45,6 @@ LORA_FIXED: Mapping[str, tuple[object, ...]] = {
     "loftq_config": ({}, None),
     "eva_config": (None,),
     "corda_config": (None,),
-    "use_dora": (False,),
     "use_qalora": (False,),
     "use_bdlora": (None,),
     "alora_invocation_tokens": (None,),

@@ -21,6 +21,7 @@ _OF_PEFT = {
     "lora_dropout": "dropout",
     "target_modules": "targets",
     "use_rslora": "rslora",
+    "use_dora": "dora",
 }
 _UNSAID = ("peft_type", "task_type", "inference_mode", "auto_mapping", "peft_version", "revision")
 """Fields of PEFT that say nothing of what is trained, or that are ours to set."""
@@ -67,6 +68,7 @@ class Swift:
             lora_dropout=wanted.dropout,
             target_modules="all-linear" if everything else list(wanted.targets),
             use_rslora=wanted.rslora,
+            use_dora=wanted.dora,
         )
         with adapters.quiet():
             tuned = get_peft_model(model, lora)

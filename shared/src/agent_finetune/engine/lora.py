@@ -3,27 +3,24 @@
 PEFT mixes adapters per row of a padded batch. The engine lays rows end to end in one row, so it
 adds to the output of each layer here, through torch's forward hooks; the base is never changed.
 The matrices of all adapters of a layer lie end to end, and a pass costs each layer two matrix
-products, and one fill with zeros where tokens of different owners meet.
+products, and one fill with zeros where tokens of different owners meet. DoRA (arXiv 2402.09353)
+also stretches each feature that the layer gives; how far is known once the adapter is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from agent_finetune.engine.lora_files import AdapterFile, Target, open_adapter
-from agent_finetune.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
+from agent_finetune.engine.lora_layer import Layer, Now, Stretching, to_device
 
 Run: TypeAlias = tuple[str | None, int]
-Now: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int]"
-Cut: TypeAlias = "tuple[_Layer, torch.Tensor, torch.Tensor, torch.Tensor]"
+Cut: TypeAlias = "tuple[Layer, torch.Tensor, torch.Tensor, torch.Tensor]"
 
 CUTS_KEPT = 32
 
@@ -43,12 +40,12 @@ class AdapterBank:
     def __init__(self, model: Any, *, dtype: torch.dtype | None = None) -> None:
         self._model = model
         self._dtype: torch.dtype = dtype or model.get_input_embeddings().weight.dtype
-        self._layers: dict[str, _Layer] = {}
+        self._layers: dict[str, Layer] = {}
         self._numbers: dict[str, int] = {}
         self._next_number = 0
         self._cuts: dict[frozenset[str], list[Cut]] = {}
         self._runs: tuple[Run, ...] = ()
-        self._plan: list[tuple[_Layer, Now]] = []
+        self._plan: list[tuple[Layer, Now]] = []
         self._in_use = False
 
     def keys(self) -> tuple[str, ...]:
@@ -58,13 +55,13 @@ class AdapterBank:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors held, the base's own left out."""
-        return sum(layer.down.nbytes + layer.up.nbytes for layer in self._layers.values())
+        return sum(layer.nbytes for layer in self._layers.values())
 
     def add(self, key: str, folder: Path) -> None:
         """Read an adapter in PEFT's format. After an error the bank is what it was before.
 
         Raises:
-            ModelError: It is no plain LoRA adapter, or does not fit the base.
+            ModelError: It is neither LoRA nor DoRA on linear layers, or does not fit the base.
             ValueError: The key is taken.
         """
         self._check_idle()
@@ -132,7 +129,7 @@ class AdapterBank:
         self._cuts.clear()
         self._runs, self._plan = (), []
 
-    def _make_plan(self, runs: tuple[Run, ...]) -> list[tuple[_Layer, Now]]:
+    def _make_plan(self, runs: tuple[Run, ...]) -> list[tuple[Layer, Now]]:
         """What each layer adds in a pass of these runs; layers that add nothing are left out."""
         owners = {key for key, _ in runs}
         active = frozenset(key for key in owners if key is not None)
@@ -142,19 +139,24 @@ class AdapterBank:
             return []
         tokens = sum(count for _, count in runs)
         cuts = self._cut(active)
+        stretching = Stretching(runs)
         if len(owners) == 1:
-            return [(layer, (down, up, None, tokens)) for layer, down, up, _ in cuts]
+            return [
+                (layer, Now(down, up, None, tokens, stretching.of(layer)))
+                for layer, down, up, _ in cuts
+            ]
         numbers = torch.tensor([-1 if key is None else self._numbers[key] for key, _ in runs])
         by_token = numbers.repeat_interleave(torch.tensor([count for _, count in runs]))
         rows: dict[torch.device, torch.Tensor] = {}
         foreign: dict[int, torch.Tensor] = {}
         for *_, columns in cuts:
             if columns.device not in rows:
-                rows[columns.device] = _to_device(by_token[:, None], columns.device)
+                rows[columns.device] = to_device(by_token[:, None], columns.device)
             if id(columns) not in foreign:  # layers alike share one tensor, and so one mask
                 foreign[id(columns)] = rows[columns.device] != columns  # (T, R)
         return [
-            (layer, (down, up, foreign[id(columns)], tokens)) for layer, down, up, columns in cuts
+            (layer, Now(down, up, foreign[id(columns)], tokens, stretching.of(layer)))
+            for layer, down, up, columns in cuts
         ]
 
     def _cut(self, active: frozenset[str]) -> list[Cut]:
@@ -180,7 +182,7 @@ class AdapterBank:
                 owners = [
                     self._numbers[key] for key, rank in layer.ranks.items() for _ in range(rank)
                 ]
-                alike[kind] = _to_device(torch.tensor(owners[start:stop]), device)
+                alike[kind] = to_device(torch.tensor(owners[start:stop]), device)
             cuts.append((layer, layer.down[start:stop].t(), layer.up[start:stop], alike[kind]))
         self._cuts[active] = cuts
         return cuts
@@ -189,14 +191,17 @@ class AdapterBank:
         """Put an adapter's two matrices of one layer after those that are there."""
         device = target.module.weight.device
         down, up = (matrix.to(device) for matrix in file.matrices(target, self._dtype))
+        stretch = file.stretch(target)
         layer = self._layers.get(target.name)
         # cat copies even a single matrix: what hangs on the file must not outlive it.
         down = torch.cat([layer.down, down] if layer else [down])
         up = torch.cat([layer.up, up.t()] if layer else [up.t()])
         if layer is None:
-            layer = self._layers[target.name] = _Layer(target.name, target.module)
+            layer = self._layers[target.name] = Layer(target.name, target.module)
         layer.down, layer.up = down, up
         layer.ranks[key] = target.rank
+        if stretch is not None:
+            layer.stretches[key] = stretch.to(device, self._dtype)
 
     def _unstack(self, key: str) -> None:
         """Take an adapter out of every layer that has it; a layer left empty loses its hook."""
@@ -205,76 +210,10 @@ class AdapterBank:
                 continue
             start, stop = layer.span({key})
             del layer.ranks[key]
+            layer.stretches.pop(key, None)
             if layer.ranks:
                 layer.down = torch.cat([layer.down[:start], layer.down[stop:]])
                 layer.up = torch.cat([layer.up[:start], layer.up[stop:]])
             else:
                 layer.handle.remove()
                 del self._layers[name]
-
-
-class _Layer:
-    """The adapters of one linear layer, and the forward hook that adds them to its output.
-
-    Attributes:
-        down: A of all adapters, (R, in).
-        up: B of all adapters with their scale, transposed, (R, out): adapters lie in whole rows,
-            so that a cut is contiguous and aligned for the device whatever the ranks are.
-        ranks: Of each adapter, in the order of its rows; they add up to R.
-        now: What to add in the pass under way: A (in, r), B (r, out), the (T, r) places where
-            token and adapter do not belong together (None: there are none), and T.
-    """
-
-    __slots__ = ("down", "handle", "name", "now", "ranks", "up")
-
-    down: torch.Tensor
-    up: torch.Tensor
-
-    def __init__(self, name: str, module: torch.nn.Module) -> None:
-        self.name = name
-        self.ranks: dict[str, int] = {}
-        self.now: Now | None = None
-        self.handle: RemovableHandle = module.register_forward_hook(self)
-
-    def span(self, keys: Collection[str]) -> tuple[int, int]:
-        """From the first row of the first of these adapters to the last row of the last."""
-        start = stop = end = 0
-        for key, rank in self.ranks.items():
-            if key in keys:
-                start = start if stop else end
-                stop = end + rank
-            end += rank
-        return start, stop
-
-    def __call__(self, module: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
-        if self.now is None:
-            return
-        down, up, foreign, tokens = self.now
-        hidden = args[0].reshape(-1, down.shape[0])
-        if hidden.shape[0] != tokens:
-            raise ModelError(
-                f"layer {self.name} computes {hidden.shape[0]} tokens and the segments count "
-                f"{tokens}; an adapter on a layer that sees only some of the tokens must be "
-                "merged: agent-finetune merge"
-            )
-        if hidden.dtype is not down.dtype:
-            hidden = hidden.to(down.dtype)
-        low = torch.mm(hidden, down)  # (T, r)
-        if foreign is not None:
-            # A fill and no product: what another's adapter makes of a token may be too large for
-            # float16, and infinity times 0 is not 0. B is finite (add has looked), so a token
-            # gets exactly 0 from the adapters of others.
-            low.masked_fill_(foreign, 0)
-        flat = output.view(-1, up.shape[1])
-        # In place: the output is this layer's own, and nobody has seen it yet.
-        if flat.dtype is up.dtype:
-            flat.addmm_(low, up)
-        else:
-            flat.add_(torch.mm(low, up))
-
-
-def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy from the CPU without waiting for what the device is doing."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

@@ -1,7 +1,8 @@
-"""What an adapter's folder holds, and whether it is plain LoRA that fits a base.
+"""What an adapter's folder holds, and whether it is LoRA or DoRA that fits a base.
 
 PEFT's own classes say what its config means. Everything is checked by the file's header before a
-weight is read. What would compute something else than LoRA on linear layers is refused by name.
+weight is read. What would compute something else than LoRA (arXiv 2106.09685) or DoRA (arXiv
+2402.09353) on linear layers is refused by name.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from transformers import Conv1D
@@ -25,13 +27,14 @@ from agent_finetune.errors import ModelError
 from agent_finetune.models.adapter_folders import ADAPTER_CONFIG, read_config
 
 WEIGHTS = "adapter_model.safetensors"
-TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+MAGNITUDE = "magnitude_vector"
+TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(A\.weight|B\.weight|magnitude_vector)")
 
 # Fields of PEFT's LoraConfig that say what is in the file, how the adapter was trained or where it
 # comes from. Any other field that is set, one that a later PEFT adds as well, may change what the
 # adapter computes, and is refused.
 SHAPE = (
-    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
 )
 HARMLESS = frozenset(
@@ -61,6 +64,8 @@ class Target:
     rank: int
     scale: float
     """Of the product B A."""
+    dora: bool
+    """Whether the adapter says how long each row of the changed weight is."""
 
 
 class AdapterFile:
@@ -81,11 +86,38 @@ class AdapterFile:
         """
         down = self._read(target, "A", 1.0, dtype)
         # The scale goes in in float32, before the cast, so that it costs no digits.
-        return down, self._read(target, "B", target.scale, dtype)
+        if not target.dora:
+            return down, self._read(target, "B", target.scale, dtype)
+        up = self._read(target, "B", target.scale, torch.float32) * self._gain(target)[:, None]
+        return down, self._finite(up.to(dtype), target, "B", dtype)
+
+    def stretch(self, target: Target) -> torch.Tensor | None:
+        """By how much more than 1 DoRA multiplies each feature, (out,), float32; None: it is LoRA.
+
+        Raises:
+            ModelError: A magnitude is NaN or infinite, or belongs to a row of zeros.
+        """
+        return self._gain(target) - 1 if target.dora else None
+
+    def _gain(self, target: Target) -> torch.Tensor:
+        """Magnitude over the length of each row of the changed weight, on the CPU."""
+        magnitude = self._read(target, MAGNITUDE, 1.0, torch.float32)
+        module = target.module
+        weight = dequantize_module_weight(module).detach().float()
+        if isinstance(module, Conv1D):
+            weight = weight.t()
+        up = self._read(target, "B", target.scale, torch.float32).to(weight.device)
+        down = self._read(target, "A", 1.0, torch.float32).to(weight.device)
+        length = torch.addmm(weight, up, down).norm(dim=1).cpu()
+        return self._finite(magnitude / length, target, MAGNITUDE, torch.float32)
 
     def _read(self, target: Target, which: str, scale: float, dtype: torch.dtype) -> torch.Tensor:
         stored: torch.Tensor = self._file.get_tensor(_key(target.name, which))
-        tensor = (stored.float() * scale).to(dtype)
+        return self._finite((stored.float() * scale).to(dtype), target, which, dtype)
+
+    def _finite(
+        self, tensor: torch.Tensor, target: Target, which: str, dtype: torch.dtype
+    ) -> torch.Tensor:
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"{self._path}: lora_{which} of {target.name} holds NaN, or numbers too large for "
@@ -96,7 +128,7 @@ class AdapterFile:
 
 @contextmanager
 def open_adapter(folder: Path, model: Any) -> Iterator[AdapterFile]:
-    """Open an adapter in PEFT's format, and see that it is plain LoRA for this base.
+    """Open an adapter in PEFT's format, and see that it is LoRA or DoRA for this base.
 
     Args:
         folder: Holds adapter_config.json and adapter_model.safetensors.
@@ -145,7 +177,7 @@ def _targets(
     """The layers that the file has matrices for: all that its config means, and no others."""
     where = folder / WEIGHTS
     matches = [(name, TENSOR.fullmatch(name)) for name in shapes]
-    if odd := [name for name, match in matches if match is None]:
+    if odd := [name for name, match in matches if not match or _is_odd(match, config)]:
         raise ModelError(f"{where}: holds what is not plain LoRA: {_some(odd)}; {_way_out(folder)}")
     held = {match[1] for _, match in matches if match}
     modules = dict(model.named_modules())
@@ -175,6 +207,10 @@ def _targets(
     return tuple(_target(name, modules[name], config, shapes, where) for name in sorted(held))
 
 
+def _is_odd(match: re.Match[str], config: LoraConfig) -> bool:
+    return match[2] == MAGNITUDE and not config.use_dora
+
+
 def _target(
     name: str, module: Any, config: LoraConfig, shapes: Mapping[str, tuple[int, ...]], where: Path
 ) -> Target:
@@ -182,7 +218,13 @@ def _target(
     rank = _own(config.rank_pattern, name, config.r)
     alpha = _own(config.alpha_pattern, name, config.lora_alpha)
     features = _features(module) or (0, 0)
-    for which, shape in (("A", (rank, features[0])), ("B", (features[1], rank))):
+    expected: list[tuple[str, tuple[int, ...]]] = [
+        ("A", (rank, features[0])),
+        ("B", (features[1], rank)),
+    ]
+    if config.use_dora:
+        expected.append((MAGNITUDE, features[1:]))
+    for which, shape in expected:
         found = shapes.get(_key(name, which))
         if found != shape or 0 in shape:
             raise ModelError(
@@ -190,7 +232,7 @@ def _target(
                 f"of {rank!r}, as {ADAPTER_CONFIG} says, it must be {shape}"
             )
     scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
-    return Target(name=name, module=module, rank=rank, scale=scale)
+    return Target(name=name, module=module, rank=rank, scale=scale, dora=bool(config.use_dora))
 
 
 def _own(patterns: dict[str, Any] | None, name: str, default: Any) -> Any:
@@ -209,7 +251,7 @@ def _features(module: Any) -> tuple[int, int] | None:
 
 
 def _key(name: str, which: str) -> str:
-    return f"base_model.model.{name}.lora_{which}.weight"
+    return f"base_model.model.{name}.lora_{which}" + ("" if which == MAGNITUDE else ".weight")
 
 
 def _some(names: Iterable[str]) -> str:

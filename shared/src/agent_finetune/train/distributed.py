@@ -57,6 +57,7 @@ def check(config: RunConfig) -> None:
         return
     for name, found, legal in (
         ("quantization", config.model.quantization, "none"),
+        ("dora", config.lora.dora, False),
         ("eval_generate", train.eval_generate, 0),
         ("objective", train.objective, "sft"),
     ):

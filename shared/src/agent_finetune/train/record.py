@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from agent_finetune import adapters
-from agent_finetune.config import TrainConfig
+from agent_finetune.config import AdapterConfig, TrainConfig
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
 from agent_finetune.train import distributed, pairs
 from agent_finetune.train.arguments import compute_dtype
@@ -106,7 +106,7 @@ def _must_stay(job: TrainJob, loaded: LoadedModel, processes: int) -> dict[str, 
         "dtype": loaded.dtype,
         "quantization": loaded.config.held_as,
         "adapter": None if adapter is None else adapters.digest(Path(adapter)),
-        "lora": asdict(job.config.lora) | {"targets": list(job.config.lora.targets)},
+        "lora": _lora(job.config.lora),
         "training rows": pairs.digest(job.train_rows),
         "method": train.method,
         # How they fall into forward passes does not matter, so that memory that ran out can be met.
@@ -123,6 +123,13 @@ def _must_stay(job: TrainJob, loaded: LoadedModel, processes: int) -> dict[str, 
         "ZeRO stage of deepspeed": distributed.stage_of(train),
         **_preference(train),
     }
+
+
+def _lora(config: AdapterConfig) -> dict[str, Any]:
+    values = asdict(config) | {"targets": list(config.targets)}
+    if not config.dora:  # runs that began before there was such a thing
+        del values["dora"]
+    return values
 
 
 def _preference(train: TrainConfig) -> dict[str, Any]:
