@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chat_templates import tokenizer
 from role_histories import (
     ALARM,
     GIVES_UP,
     LONG,
     TOLD,
-    TOOLS,
     TWO_STEPS,
     WEATHER,
     says,
@@ -18,10 +18,11 @@ from role_histories import (
 )
 
 from agent_finetune import readers
+from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import Settings
 from agent_finetune.errors import DataError
 from agent_finetune.records import AcceptedCall, Example, Generation, Message, ToolCall
-from agent_finetune.roles.data import role_sets, write_sets
+from agent_finetune.roles.data import role_sets, says_one_call, write_sets
 from agent_finetune.roles.prompts import Part
 
 UNKNOWN = ToolCall(name="invented", arguments={})
@@ -104,6 +105,15 @@ def test_calls_can_be_made_steps_of_their_own() -> None:
     sets = role_sets([LONG], one_call=True).sets
     called = [row.messages[-1].tool_calls for row in sets[Part.CALLER]]
     assert called == [(WEATHER,), (WEATHER,), (ALARM,)]
+
+
+def test_a_models_template_says_whether_they_have_to_be(tmp_path: Path) -> None:
+    for name, wanted in (("llama3_1", True), ("qwen2_5", False)):
+        folder = tmp_path / name
+        tokenizer(name).save_pretrained(folder)
+        (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+        (folder / "model.safetensors").touch()  # no weight is read
+        assert says_one_call(ModelConfig(model=str(folder)), Settings(offline=True)) is wanted
 
 
 def test_no_debugging_limit_is_left_in() -> None:
@@ -221,121 +231,3 @@ def test_written_sets_read_back_as_they_were(tmp_path: Path) -> None:
         for line in lines:
             turns = [m for m in line["messages"] if m["role"] == "assistant"]
             assert [m.get("weight") for m in turns] == [0] * (len(turns) - 1) + [None]
-
-
-APIS = "The conversation history is:\n"
-PLAN = "\nYou are the assistant to plan what to do next. Next: caller or conclusion or give up."
-THOUGHT = "\nThe thought of this step is:\n{}\nBase on the thought make an api call"
-ACTION = 'Action: get_weather\nAction Input: {"city": "Lisbon"}'
-PAST = f"user: ASKED a</s>b?</s>assistant: I look.\n Next: caller.</s>caller: \n{ACTION}</s>"
-SEEN_PAST = [
-    ("user", "ASKED a</s>b?"),
-    ("assistant", "I look.\nNext: caller."),
-    ("tool", "user: no label"),
-]
-
-
-def published(prompt: str, target: Message) -> Example:
-    return Example(id="p", source="train.json:1", tools=TOOLS, messages=(user(prompt), target))
-
-
-def only(example: Example) -> tuple[Part, Example]:
-    made = role_sets([example])
-    assert made.left_out == {}
-    (found,) = ((part, row) for part, rows in made.sets.items() for row in rows)
-    return found
-
-
-def shown(row: Example) -> list[tuple[str, str]]:
-    return [(m.role, m.text) for m in row.messages]
-
-
-def test_a_published_row_of_the_planner_is_one_of_its_set() -> None:
-    prompt = f"{APIS}{PAST}observation: user: no label</s>{PLAN}"
-    part, row = only(published(prompt, says("I know.\n Next: conclusion.")))
-    assert part is Part.PLANNER
-    assert shown(row)[1:] == [*SEEN_PAST, ("assistant", "I know.\nNext: conclusion.")]
-    assert row.messages[2].tool_calls == (WEATHER,)
-    assert row.id == "p#1-planner"
-
-
-@pytest.mark.parametrize(
-    "repeated", ["", "assistant: I look.\n Next: caller.</s>", "planner: I look.</s>"]
-)
-def test_a_published_row_of_the_caller_has_the_thought_once(repeated: str) -> None:
-    prompt = f"{APIS}user: ASKED</s>{repeated}{THOUGHT.format('I look.')}"
-    part, row = only(published(prompt, says("", WEATHER)))
-    assert part is Part.CALLER
-    assert shown(row)[1:] == [
-        ("user", "ASKED"),
-        ("user", "planner: I look.\nNext: caller."),
-        ("assistant", ""),
-    ]
-
-
-@pytest.mark.parametrize("planned", ["", "assistant: I know.\n Next: conclusion."])
-def test_a_published_row_of_the_summarizer_answers_to_the_plan(planned: str) -> None:
-    prompt = (
-        "Make a conclusion based on the conversation history:\n"
-        f"{PAST}observation: user: no label</s>{planned}"
-    )
-    part, row = only(published(prompt, says("Clear.")))
-    thought = "I know.\n" if planned else ""
-    assert part is Part.SUMMARIZER
-    assert shown(row)[1:] == [
-        *SEEN_PAST,
-        ("user", f"planner: {thought}Next: conclusion."),
-        ("assistant", "Clear."),
-    ]
-    assert row.tools == ()
-
-
-def test_a_published_row_of_the_backbone_has_calls_in_its_history() -> None:
-    prompt = (
-        f"{APIS}user: ASKED</s>assistant: I look.\n{ACTION}</s>observation: clear</s>"
-        "assistant: I know.\n Next: conclusion.</s>conclusion: Clear.</s>user: More?</s>"
-        "\nYou should answer the action of next step"
-    )
-    part, row = only(published(prompt, says("It is over.\nconclusion: No.")))
-    assert part is Part.BACKBONE
-    assert shown(row)[1:] == [
-        ("user", "ASKED"),
-        ("assistant", "I look."),
-        ("tool", "clear"),
-        ("assistant", "Clear."),
-        ("user", "More?"),
-        ("assistant", "It is over.\nconclusion: No."),
-    ]
-    assert row.messages[2].tool_calls == (WEATHER,)
-
-
-def test_a_published_turn_that_is_another_than_the_plan_stays_in_the_history() -> None:
-    prompt = f"{APIS}system: Be kind.</s>user: Hi</s>assistant: Hello.{THOUGHT.format('I look.')}"
-    _, row = only(published(prompt, says("", WEATHER)))
-    assert shown(row)[0][1].endswith("\n\nBe kind.")
-    assert shown(row)[1:-1] == [
-        ("user", "Hi"),
-        ("assistant", "Hello."),
-        ("user", "planner: I look.\nNext: caller."),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("history", "reason"),
-    [
-        (
-            "user: q</s>assistant: I</s>caller: Action: f\nAction Input: {oops</s>",
-            "the input of a call in its history is no JSON object",
-        ),
-        ("nobody</s>user: q</s>", "its history names nobody who speaks first"),
-    ],
-)
-def test_a_published_history_that_cannot_be_read_is_left_out_and_counted(history, reason) -> None:
-    made = role_sets([published(f"{APIS}{history}{PLAN}", says("Next: caller."))])
-    assert not any(made.sets.values())
-    assert made.left_out == {f"cannot be taken apart: {reason}": 1}
-
-
-def test_a_published_plan_that_names_no_next_step_is_left_out() -> None:
-    made = role_sets([published(f"{APIS}user: ASKED</s>{PLAN}", says("I dream."))])
-    assert made.left_out == {"planner: no next step is named": 1}

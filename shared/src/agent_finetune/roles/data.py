@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from agent_finetune.artifacts import write_text
+from agent_finetune.config import ModelConfig
+from agent_finetune.contracts import Settings
 from agent_finetune.errors import DataError
 from agent_finetune.recordings.recording import openai_message
 from agent_finetune.records import AcceptedCall, Example, Message
@@ -67,9 +69,9 @@ def role_sets(
     Args:
         examples: Trajectories, or published rows of the paper.
         without: Ids of examples to keep out, for what will be measured on.
-        one_call: For a template that can say one call a turn, the adaptation `one-call-per-turn`
-            of a `Renderer`: the calls of a turn become steps of their own, where each has a
-            result. The thought stands before the first.
+        one_call: For a template that can say one call a turn (`says_one_call`): the calls of a
+            turn become steps of their own, where each has a result. The thought stands before the
+            first.
 
     Raises:
         DataError: An id of `without` is empty, so that it keeps nothing out.
@@ -100,6 +102,19 @@ def role_sets(
     return RoleSets(
         sets={part: tuple(rows) for part, rows in sets.items()}, left_out=dict(left_out)
     )
+
+
+def says_one_call(model: ModelConfig, settings: Settings) -> bool:
+    """Whether a model's chat template can say no more than one call a turn: see `role_sets`.
+
+    Raises:
+        ModelError: The model cannot be had.
+    """
+    from agent_finetune.models import open_tokenizer
+    from agent_finetune.render import Renderer
+
+    adaptation = Renderer(open_tokenizer(model, settings)).adaptation
+    return "one-call-per-turn" in adaptation.names
 
 
 def write_sets(sets: RoleSets, folder: Path) -> dict[Part, Path]:

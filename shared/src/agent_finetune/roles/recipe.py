@@ -23,7 +23,7 @@ from agent_finetune import readers
 from agent_finetune.artifacts import write_json
 from agent_finetune.config import RunConfig
 from agent_finetune.errors import ConfigError, DataError
-from agent_finetune.roles.data import RoleSets, role_sets
+from agent_finetune.roles.data import RoleSets, role_sets, says_one_call
 from agent_finetune.roles.options import RolesConfig
 from agent_finetune.roles.prompts import ROLES, Part
 
@@ -156,12 +156,13 @@ def _read(config: RolesConfig, settings: Settings, report: Callable[[str], None]
     measured = {example.id for example in held_out if example.id}
     for name in config.options.without:
         measured |= {e.id for e in readers.read_configured(source, settings, name=name).examples}
-    sets = role_sets(training, without=measured)
+    one_call = says_one_call(config.run.model, settings)
+    sets = role_sets(training, without=measured, one_call=one_call)
     rows = ", ".join(f"{part.value} {len(rows)}" for part, rows in sets.sets.items())
     report(f"data: {source.data}, format {found.format}, {len(training)} trajectories; {rows}")
     for why, count in (*found.left_out.items(), *sets.left_out.items()):
         report(f"data: {count} left out: {why}")
-    return _Data(training=sets, held_out=role_sets(held_out), read=found)
+    return _Data(training=sets, held_out=role_sets(held_out, one_call=one_call), read=found)
 
 
 def _check(config: RolesConfig, data: _Data) -> None:
