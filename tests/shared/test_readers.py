@@ -252,35 +252,6 @@ def test_hub_errors_say_what_to_do():
     assert "ValueError" in say(ValueError())
 
 
-def test_a_hub_dataset_is_read_through_datasets_and_loses_no_keys(tmp_path):
-    from datasets import Dataset
-
-    a, b = {"city": "Paris"}, {"days": 3}
-    rows = [{"messages": [called(arguments)]} for arguments in (a, b)]
-    (tmp_path / "data").mkdir()
-    Dataset.from_list(rows).to_parquet(tmp_path / "data" / "train-00000.parquet")
-    read = hub.hub_rows(str(tmp_path / "data"), "train", Settings())
-    assert [formats.read_messages(r).messages[0].tool_calls[0].arguments for r in read] == [a, b]
-    assert read[1].source.endswith("[train]:2")
-
-
-def called(arguments):
-    return {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}],
-    }
-
-
-def test_a_hub_split_that_does_not_exist_is_named(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"prompt": ["q"]}), tmp_path / "train.parquet")
-    with pytest.raises(DataError, match="split 'nope' cannot be read"):
-        hub.hub_rows(str(tmp_path), "nope", Settings())
-
-
 def test_a_system_prompt_stands_before_examples_that_have_none(jsonl):
     own = [{"role": "system", "content": "Mine."}, *MESSAGES]
     path = jsonl({"messages": MESSAGES}, {"messages": own})

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from transformers import AutoConfig, Conv1D
 
 from agent_finetune import plugins
@@ -33,6 +32,7 @@ from agent_finetune.models.adapter_folders import (
     with_base,
 )
 from agent_finetune.models.adapter_folders import digest as digest  # weights are not needed for it
+from agent_finetune.models.foreign import is_panic
 from agent_finetune.models.quiet import bars_on_a_terminal
 
 if TYPE_CHECKING:
@@ -112,7 +112,9 @@ def _on_top(
     try:
         with quiet():
             model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
-    except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
+    except BaseException as error:  # PEFT has no list of what a damaged file makes it raise
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise ModelError(
             f"{folder}: this adapter does not fit {config.model!r}; it was made for "
             f"{described.get('base_model_name_or_path')!r}: {' '.join(str(error).split())[:300]}"

@@ -8,28 +8,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from agent_finetune.config import ModelConfig
 from agent_finetune.errors import ModelError
+from agent_finetune.models.foreign import is_panic
 
 ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_PICKLE = "adapter_model.bin"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """PEFT's own description of an adapter.
 
     Raises:
-        ModelError: There is none in this folder, or it is not JSON.
+        ModelError: There is none in this folder, or it is not a JSON object.
     """
     try:
-        return cast("dict[str, Any]", json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")))
+        described = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{folder}: no adapter here; an adapter folder has {ADAPTER_CONFIG}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder / ADAPTER_CONFIG}: cannot be read: {error}") from error
+    if not isinstance(described, dict):
+        kind = type(described).__name__
+        raise ModelError(f"{folder / ADAPTER_CONFIG}: holds a {kind}; expected an object")
+    return described
 
 
 def base_of(folder: Path) -> dict[str, Any]:
@@ -42,7 +49,13 @@ def base_of(folder: Path) -> dict[str, Any]:
     name = described.get("base_model_name_or_path")
     if not name:
         raise ModelError(f"{folder / ADAPTER_CONFIG}: names no base model; give the model as well")
-    return {"model": name, "revision": described.get("revision")}
+    named = {"model": name, "revision": described.get("revision")}
+    for key, value in named.items():
+        if not isinstance(value, str | None) or "\0" in (value or ""):
+            raise ModelError(
+                f"{folder / ADAPTER_CONFIG}: {key} of the base is {value!r:.60}; expected a name"
+            )
+    return named
 
 
 def with_base(config: ModelConfig) -> ModelConfig:
@@ -57,13 +70,48 @@ def with_base(config: ModelConfig) -> ModelConfig:
     return replace(config, **base_of(folder), adapter=str(folder))
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse an adapter that has no safetensors file: PEFT would read a pickle, or ask a hub.
+
+    Raises:
+        ModelError: It has none.
+    """
+    if (folder / WEIGHTS).is_file():
+        return
+    if (folder / _PICKLE).is_file():
+        raise ModelError(
+            f"{folder}: its weights are {_PICKLE}, a pickle; pickles can run code and are not "
+            f"read. Where the adapter was made, save it as {WEIGHTS} with save_pretrained"
+        )
+    raise ModelError(f"{folder / WEIGHTS}: not there; adapters are read from this file only")
+
+
 def own_tokenizer(folder: Path, config: ModelConfig) -> Any | None:
-    """The tokenizer that an adapter's folder holds, chat template included, or None."""
+    """The tokenizer that an adapter's folder holds, chat template included, or None.
+
+    Raises:
+        ModelError: It needs code of its own and that is off, or it cannot be read.
+    """
     if not (folder / "tokenizer_config.json").is_file():
         return None
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=config.trust_remote_code
+        )
+    except BaseException as error:  # whatever a broken file makes of it means the same to the user
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise ModelError(
+                f"{folder}: its tokenizer needs Python code that comes with it, and running that "
+                "is off; read the code, then allow it with --trust-remote-code"
+            ) from error
+        raise ModelError(
+            f"{folder}: its tokenizer cannot be read: {text[:300] or type(error).__name__}"
+        ) from error
 
 
 @contextmanager

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent_finetune.contracts import Settings
 from agent_finetune.errors import ModelError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 
 def is_repo_id(name: str) -> bool:
@@ -38,13 +42,17 @@ def find_commit(name: str, revision: str | None, settings: Settings) -> str:
     if settings.offline or why:
         config = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(config, str):
-            raise ModelError(_not_cached(name, revision, settings, why)) from why
+            raise ModelError(_not_cached(name, revision, settings, why)) from without_token(
+                why, settings
+            )
     else:
         # Downloading also writes down what the revision means, so that it is known offline.
         try:
             config = hf_hub_download(name, "config.json", revision=revision, token=token(settings))
         except OSError as error:  # the network went away in between, or the disk is full
-            raise ModelError(_not_cached(name, revision, settings, error)) from error
+            raise ModelError(_not_cached(name, revision, settings, error)) from without_token(
+                error, settings
+            )
     # The hub's cache is laid out as snapshots/<commit>/<file>.
     return Path(config).parent.name
 
@@ -70,15 +78,21 @@ def _why_not_to_be_had(name: str, revision: str | None, settings: Settings) -> E
             hf_hub_url(name, "config.json", revision=revision), token=token(settings)
         )
     except final as error:
-        raise ModelError(explain(error, name, revision, settings)) from error
+        raise ModelError(explain(error, name, revision, settings)) from without_token(
+            error, settings
+        )
     except (HTTPError, OSError) as error:
         return error
     return None
 
 
 def _not_cached(name: str, revision: str | None, settings: Settings, why: Exception | None) -> str:
-    told = explain(why, name, revision, settings) if why else None
-    return told or f"model {name!r}: {_unreachable(why, settings)}"
+    from httpx import TransportError
+
+    told = None
+    if why is not None and not isinstance(why, TransportError):  # which has nothing to break off
+        told = explain(why, name, revision, settings)
+    return told or masked(f"model {name!r}: {_unreachable(why, settings)}", settings)
 
 
 def explain(
@@ -91,8 +105,25 @@ def explain(
     for cause in _causes(error):
         said = _reason(cause, name, revision, settings)
         if said:
-            return f"model {name!r}: {said}"
+            return f"model {name!r}: {masked(said, settings)}"
     return None
+
+
+def masked(text: str, settings: Settings) -> str:
+    """The text without the token, should a server or a library have put it in."""
+    secret = token(settings)
+    return text.replace(secret, "***") if secret else text
+
+
+def without_token(error: BaseException | None, settings: Settings) -> BaseException | None:
+    """The error, to be named as a cause; None where it or a cause of it holds the token.
+
+    A server may echo what it was sent, and a traceback shows every cause.
+    """
+    secret = token(settings)
+    if error is None or secret is None:
+        return error
+    return None if any(secret in f"{cause!r}{cause}" for cause in _causes(error)) else error
 
 
 def first_line(error: BaseException) -> str:
@@ -112,6 +143,7 @@ def _reason(
     error: BaseException, name: str, revision: str | None, settings: Settings
 ) -> str | None:
     """What one of huggingface_hub's own errors means; subclasses come before their bases."""
+    from httpx import TransportError
     from huggingface_hub import errors
 
     match error:
@@ -134,10 +166,31 @@ def _reason(
         case errors.LocalEntryNotFoundError():
             return _unreachable(error.__cause__, settings)
         case errors.HfHubHTTPError():
-            return f"the hub refused: {first_line(error)}{_token_advice(settings)}"
+            return _refusal(error, settings)
+        case TransportError():
+            return (
+                f"the connection to the hub broke off ({first_line(error)}); run it again, what "
+                "has come whole is kept"
+            )
+        case OSError() if "Consistency check failed" in str(error):
+            return "the hub sent more or less of a file than it announced; run it again"
     return None
 
 
+def _refusal(error: HfHubHTTPError, settings: Settings) -> str:
+    """What a status says that has no class of its own."""
+    status = error.response.status_code
+    if status == _TOO_MANY:
+        wait = error.response.headers.get("Retry-After", "")
+        when = f"in {wait} seconds" if wait.isdigit() else "in some minutes"
+        advice = "" if settings.hub_token else ", or set HF_TOKEN: with it the hub allows more"
+        return f"the hub was asked too often (429); run it again {when}{advice}"
+    if status >= _ITS_OWN_TROUBLE:
+        return f"the hub has trouble of its own ({status}); run it again later"
+    return f"the hub refused: {first_line(error)}{_token_advice(settings)}"
+
+
+_TOO_MANY, _ITS_OWN_TROUBLE = 429, 500
 _OFFLINE = (
     "HF_HUB_OFFLINE is set and it is not in the local cache; unset it, or give a local folder or "
     "GGUF file"

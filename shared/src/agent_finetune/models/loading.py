@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ModelError
-from agent_finetune.models import gguf, hardware, hub, quantization
+from agent_finetune.models import downloaded, gguf, hardware, hub, quantization
 from agent_finetune.models.digests import digest_of, sha256_of
+from agent_finetune.models.foreign import in_one_line, is_panic
 from agent_finetune.models.quiet import quiet
 from agent_finetune.models.resolving import NO_SAFETENSORS
 
 _log = logging.getLogger(__name__)
-
-_READ_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-    struct.error,
-)
-"""What Transformers raises for a folder that it cannot make a model of."""
 
 
 def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> LoadedModel:
@@ -138,6 +124,7 @@ def _errors_told(
     """Turn what the libraries raise while reading a model into one line for the user."""
     try:
         yield
+        downloaded.check(resolved, settings)
     except ModelError:
         raise
     except torch.OutOfMemoryError as error:
@@ -145,12 +132,15 @@ def _errors_told(
             f"model {resolved.name!r} does not fit on device {config.device!r}: "
             f"{hub.first_line(error)}; free memory, or use --quantization 4bit"
         ) from error
-    except _READ_ERRORS as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        downloaded.check(resolved, settings)  # a damaged file is the reason, then
         told = hub.explain(error, resolved.name, config.revision, settings)
         told = told or _unreadable(resolved.name, error)
         if settings.offline and resolved.revision is not None:
             told += "; HF_HUB_OFFLINE is set and the cache may hold only a part: go online once"
-        raise ModelError(told) from error
+        raise ModelError(hub.masked(told, settings)) from hub.without_token(error, settings)
 
 
 def _unreadable(name: str, error: BaseException) -> str:
@@ -163,7 +153,7 @@ def _unreadable(name: str, error: BaseException) -> str:
         )
     if isinstance(error, OSError) and "use_safetensors" in text:
         return f"model {name!r} {NO_SAFETENSORS}"
-    return f"model {name!r} cannot be read: {text[:300] or type(error).__name__}"
+    return f"model {name!r} cannot be read: {in_one_line(error)}"
 
 
 def _check_complete(resolved: ResolvedModel, report: Mapping[str, Any]) -> None:

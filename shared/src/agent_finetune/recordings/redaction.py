@@ -28,6 +28,7 @@ _TOKEN = re.compile(
     | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,}  # GitHub
     | glpat-[\w-]{16,}                                 # GitLab
     | hf_[A-Za-z0-9]{16,}                              # Hugging Face
+    | ms-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}   # ModelScope
     | (?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}              # AWS
     | AIza[\w-]{30,} | ya29\.[\w-]{20,}                # Google
     | xox[abeoprs]-[\w-]{10,} | xapp-[\w-]{10,}        # Slack

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 from agent_finetune import adapters, artifacts, attention
 from agent_finetune.config import TrainConfig
 from agent_finetune.contracts import LoadedModel, TrainJob, TrainResult
-from agent_finetune.errors import ConfigError
+from agent_finetune.errors import ConfigError, TrainError
 from agent_finetune.models.quiet import bars_on_a_terminal
 from agent_finetune.train import distributed, folder, memory, pairs, preference, record
 from agent_finetune.train.arguments import (
@@ -171,7 +172,8 @@ def _train(
         callbacks += job.callbacks
         trainer = _trainer(job, loaded, args, callbacks, packed=packed)
         stack.enter_context(attention.using(base, attention.PACKED) if ours else nullcontext())
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with _hostile_refused(checkpoint):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if job.eval_rows and not _evaluated_at_end(trainer):
             trainer.evaluate()
     check_weights(loaded.model, trainer.state.global_step)
@@ -181,6 +183,23 @@ def _train(
         _write(job, loaded, writer.history, run, result, weights)
     args.distributed_state.wait_for_everyone()
     return result
+
+
+@contextmanager
+def _hostile_refused(checkpoint: Path | None) -> Iterator[None]:
+    """Say that a checkpoint holds more than numbers.
+
+    Transformers keeps optimizer, schedule and random state in files of PyTorch, which are pickles;
+    it reads them by an unpickler that makes tensors and plain values, and nothing else.
+    """
+    try:
+        yield
+    except UnpicklingError as error:
+        raise TrainError(
+            f"{checkpoint}: its optimizer.pt, scheduler.pt or rng_state.pth holds something else "
+            "than numbers, which was not run, or is damaged; it is none of ours, remove this "
+            "checkpoint and resume from the one before"
+        ) from error
 
 
 def _taken_out(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -44,7 +45,7 @@ class EndpointAnswerer:
 
     @property
     def name(self) -> str:
-        return f"{self.model} at {self.url}"
+        return f"{self.model} at {_without_password(self.url)}"
 
     def answer(
         self, asked: Sequence[Asked], *, on_progress: Progress | None = None
@@ -82,7 +83,7 @@ class EndpointAnswerer:
             turn = turn_of(message)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{self._place}: {str(answered)[:300]!r} is no chat completion: {error!r}"
+                f"{self._shown}: {self._masked(str(answered))!r} is no chat completion: {error!r}"
             ) from error
         usage = answered.get("usage") or {}
         return Answer(
@@ -101,13 +102,14 @@ class EndpointAnswerer:
                 response = client.post(self._place, json=body)
             except httpx.TransportError as error:
                 if last:
-                    raise ModelError(f"{self._place}: no answer: {error}") from error
+                    raise ModelError(f"{self._shown}: no answer: {error}") from error
             else:
                 if response.is_success:
                     return self._content(response)
                 if last or response.status_code not in AGAIN:
                     raise ModelError(
-                        f"{self._place}: status {response.status_code}: {response.text[:300]!r}"
+                        f"{self._shown}: status {response.status_code}: "
+                        f"{self._masked(response.text)!r}"
                     )
             time.sleep(self.pause * 2 ** (attempt - 1))
         raise AssertionError("attempts is at least 1")
@@ -118,9 +120,23 @@ class EndpointAnswerer:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise ModelError(f"{self._place}: {response.text[:300]!r} is no JSON object")
+            raise ModelError(f"{self._shown}: {self._masked(response.text)!r} is no JSON object")
         return content
 
     @property
     def _place(self) -> str:
         return f"{self.url.rstrip('/')}/chat/completions"
+
+    @property
+    def _shown(self) -> str:
+        return _without_password(self._place)
+
+    def _masked(self, text: str) -> str:
+        """The start of what a server said, without the key, which it may echo."""
+        return (text.replace(self.key.reveal(), "***") if self.key else text)[:300]
+
+
+def _without_password(url: str) -> str:
+    """A URL as it may be told; `user:password@` in it is left out."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
