@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agent_finetune.errors import ConfigError, DiskError, FinetuneError
 
@@ -27,12 +27,17 @@ _HERE = -100
 """AT_FDCWD of Linux: paths are as for any other call."""
 _EXCHANGE = 2
 """RENAME_EXCHANGE of Linux; Python has no name for it."""
-_NO_ROOM = {errno.ENOSPC: "disk is full", errno.EDQUOT: "quota is used up"}
-_NO_ROOM[errno.EFBIG] = "file is larger than this system or its limit (ulimit -f) admits"
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "it is larger than a file may be (ulimit -f)",
+}
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 """How safetensors and tokenizers tell the system's error, in exceptions of their own."""
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|iostream error")
 """How `torch.save` fails when a file does not take what is written; it does not say why."""
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -53,10 +58,15 @@ def needing_room(path: Path) -> Iterator[None]:
         why = _lack_of_room(error)
         if why is None:
             raise
-        raise DiskError(
-            f"{path}: no room to write it, {why}; {_free(path)}. Make room, or give another "
-            "place; what was there before is kept"
-        ) from error
+        raise no_room(path, why) from error
+
+
+def no_room(path: Path, why: str = _NO_ROOM[errno.ENOSPC]) -> DiskError:
+    """The error for a file or folder that could not be written for lack of room."""
+    return DiskError(
+        f"{path}: no room to write it, {why}; {_free(path)}. Make room, or give another place; "
+        "what was there before is kept"
+    )
 
 
 def lacks_room(error: OSError) -> bool:
@@ -124,6 +134,33 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: A number in it is not finite, which JSON cannot say.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a file of our own that `write_json` wrote: an object (dict) or a list.
+
+    Raises:
+        ConfigError: It is damaged: not JSON, or JSON of another kind.
+        FileNotFoundError: It is not there.
+    """
+    return json_of(path.read_bytes(), kind, str(path))
+
+
+def json_of(text: bytes, kind: type[T], place: str) -> T:
+    """The same of bytes that were read; `place` names them.
+
+    Raises:
+        ConfigError: As `read_json`.
+    """
+    try:
+        value = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: damaged, not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise ConfigError(
+            f"{place}: damaged, holds a {type(value).__name__}; expected a {kind.__name__}"
+        )
+    return value
 
 
 @contextmanager

@@ -26,9 +26,10 @@ from sqlalchemy import (
     create_engine,
     event,
 )
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
-from agent_finetune.errors import ConfigError
+from agent_finetune import artifacts
+from agent_finetune.errors import ConfigError, FinetuneError
 
 SCHEMA = MetaData()
 GENERATIONS = Table(
@@ -82,6 +83,7 @@ class Database:
 
     Raises:
         ConfigError: It is missing, or is something else.
+        DiskError: There is no room for it; writing raises it too.
     """
 
     def __init__(self, path: Path, *, create: bool) -> None:
@@ -101,9 +103,22 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One view of the file, unmoved by what others write meanwhile."""
+        """One view of the file, unmoved by what others write meanwhile.
+
+        Raises:
+            ConfigError: The file is damaged, or a row in it is no record.
+        """
         with self._explained(), self._engine.connect() as connection:
-            yield connection
+            try:
+                yield connection
+            except (FinetuneError, DatabaseError):
+                raise
+            except (SQLAlchemyError, ValueError, TypeError, LookupError, AttributeError,
+                    ArithmeticError, RecursionError) as error:  # fmt: skip
+                what = " ".join(str(error).split())[:300]
+                raise ConfigError(
+                    f"{self.path}: damaged, holds what is no recording: {what}"
+                ) from error
 
     def write(self, *statements: Any) -> int:
         """Execute statements in one transaction, all of them or none; again where one was busy.
@@ -192,7 +207,9 @@ class Database:
         except DatabaseError as error:
             if type(error) not in (DatabaseError, OperationalError):
                 raise
-            raise ConfigError(f"{self.path}: {error.orig}") from error
+            if _code(error) == sqlite3.SQLITE_FULL:
+                raise artifacts.no_room(self.path) from error
+            raise ConfigError(f"{self.path}: {' '.join(str(error.orig).split())}") from error
 
 
 def _configure(connection: sqlite3.Connection, _: object) -> None:
@@ -217,6 +234,10 @@ def _writing(engine: Engine) -> Iterator[Connection]:
 
 
 def _is_busy(error: OperationalError) -> bool:
-    """Whether another process was in the way. Extended codes hold the plain one in 8 bits."""
-    code = error.orig.sqlite_errorcode if isinstance(error.orig, sqlite3.Error) else 0
-    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    """Whether another process was in the way."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: DatabaseError) -> int:
+    """SQLite's own code, 0 where it gives none. Extended codes hold the plain one in 8 bits."""
+    return error.orig.sqlite_errorcode & 0xFF if isinstance(error.orig, sqlite3.Error) else 0
