@@ -17,6 +17,7 @@ from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import (
     Batch,
     Command,
+    Diagnosis,
     Engine,
     EngineConfig,
     LoadedModel,
@@ -95,3 +96,11 @@ def finetune_redact_record(record: Mapping[str, Any]) -> Mapping[str, Any] | Non
 @hookspec
 def finetune_add_commands() -> Sequence[Command] | None:
     """Add verbs to `agent-finetune`. A verb of the kernel cannot be replaced."""
+
+
+@hookspec
+def finetune_diagnose(settings: Settings) -> Diagnosis | None:
+    """Say for `agent-finetune doctor` what works here and what does not. Every plugin is asked.
+
+    Read metadata and folders, and import neither torch nor the host: it may be what is broken.
+    """

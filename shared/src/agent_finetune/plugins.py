@@ -20,6 +20,7 @@ from agent_finetune.config import ModelConfig
 from agent_finetune.contracts import (
     Batch,
     Command,
+    Diagnosis,
     Engine,
     EngineConfig,
     LoadedModel,
@@ -33,23 +34,41 @@ from agent_finetune.contracts import (
 from agent_finetune.errors import ConfigError, DataError, ModelError, PluginError
 from agent_finetune.records import Tokens
 
+_USUAL = (ImportError, AttributeError, ValueError, pluggy.PluginValidationError)
+"""What a plugin that does not load raises, as a rule; it says enough without its type."""
+
 
 @cache
 def _manager() -> pluggy.PluginManager:
+    manager, failures = _registered()
+    for failure in failures.values():
+        raise failure
+    return manager
+
+
+@cache
+def _registered() -> tuple[pluggy.PluginManager, dict[str, PluginError]]:
+    """The plugins that load, and by name why the others do not."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
+    failures = {}
     # Not pluggy's own loader: its errors do not say which plugin it was. Sorted, so that who is
     # asked before whom does not hang on the order of installation.
     for entry in sorted(entry_points(group=hookspecs.PROJECT)):
         try:
             manager.register(entry.load(), entry.name)
             manager.check_pending()
-        except (ImportError, AttributeError, ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(
-                f"plugin {entry.name!r} ({entry.value}) does not load: {error}; uninstall or "
+        except Exception as error:  # a stranger's module may raise anything; whose it is, matters
+            if manager.has_plugin(entry.name):
+                manager.unregister(name=entry.name)
+            said = str(error) if isinstance(error, _USUAL) else f"{type(error).__name__}: {error}"
+            failure = PluginError(
+                f"plugin {entry.name!r} ({entry.value}) does not load: {said}; uninstall or "
                 "update it"
-            ) from error
-    return manager
+            )
+            failure.__cause__ = error
+            failures[entry.name] = failure
+    return manager, failures
 
 
 def plugin_hooks() -> dict[str, tuple[str, ...]]:
@@ -180,3 +199,25 @@ def commands() -> tuple[Command, ...]:
                 raise PluginError(f"two plugins add the command {command.name!r}")
             found[command.name] = command
     return tuple(found.values())
+
+
+def failures() -> Mapping[str, PluginError]:
+    """Plugins that do not load, by name, each with the error that every other function raises."""
+    return _registered()[1]
+
+
+def diagnose(settings: Settings) -> Mapping[str, Diagnosis | Exception]:
+    """What each plugin that loads says of itself and its host, or the error that it raised.
+
+    Plugins that do not answer are left out; those that do not load are in `failures`.
+    """
+    manager, _ = _registered()
+    found: dict[str, Diagnosis | Exception] = {}
+    for name, _plugin in manager.list_name_plugin():
+        others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
+        caller = manager.subset_hook_caller("finetune_diagnose", others)
+        try:
+            found.update((name, answer) for answer in caller(settings=settings))
+        except Exception as error:  # the doctor tells it, and goes on with the next plugin
+            found[name] = error
+    return found

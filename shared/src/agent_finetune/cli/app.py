@@ -8,9 +8,11 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from agent_finetune import __version__, plugins
+from agent_finetune import __version__, artifacts, plugins
+from agent_finetune.cli import ending
 from agent_finetune.cli.adapters import adapters
 from agent_finetune.cli.chat import chat
+from agent_finetune.cli.doctor import doctor
 from agent_finetune.cli.evaluation import evaluate
 from agent_finetune.cli.inspection import inspect, list_plugins
 from agent_finetune.cli.learning import learn
@@ -30,6 +32,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "learn": learn,
     "merge": merge,
     "plugins": list_plugins,
+    "doctor": doctor,
     "quickstart": quickstart,
 }
 GROUPS: dict[str, App] = {"adapters": adapters, "recordings": recordings, "roles": roles}
@@ -48,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     hush()
     try:
-        code = _app()(words, exit_on_error=False, print_error=False)
+        with ending.by_signals():
+            code = _app(words)(words, exit_on_error=False, print_error=False)
     except FinetuneError as error:
         log(f"error: {error}")
         return 2
@@ -57,13 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = error.__cause__ if isinstance(error.__cause__, FinetuneError) else error
         log(f"error: {' '.join(str(cause).split())}")
         return 2
-    except KeyboardInterrupt:
-        log("interrupted")
-        return 130
+    except OSError as error:
+        if not artifacts.lacks_room(error):
+            raise
+        log(f"error: {error.filename or 'a temporary file'}: {error.strerror}; make room")
+        return 2
+    except KeyboardInterrupt as error:
+        log(ending.word(error))
+        return ending.code(error)
     return int(code or 0)  # None after --help
 
 
-def _app() -> App:
+def _app(words: Sequence[str]) -> App:
     # cyclopts: of tyro, jsonargparse and click, it alone takes dataclasses with the string under
     # a field as its help, reads TOML below the flags, and starts in 0.2 s.
     app = App(
@@ -79,7 +88,8 @@ def _app() -> App:
         app.command(function, name=name)
     for group in GROUPS.values():
         app.command(group)
-    for command in plugins.commands():
+    # The doctor gets up where a plugin does not, and says why.
+    for command in () if words[:1] == ["doctor"] else plugins.commands():
         if command.name in VERBS or command.name in GROUPS:
             raise PluginError(
                 f"a plugin adds the command {command.name!r}, which is the kernel's own; "

@@ -3,6 +3,7 @@
 Tensors and modules are `Any` here; the docstring of each field says what they are.
 """
 
+from agent_finetune.contracts.diagnosis import Diagnosis, Finding
 from agent_finetune.contracts.serving import (
     Delta,
     Engine,
@@ -33,10 +34,12 @@ __all__ = [
     "Batch",
     "Command",
     "Delta",
+    "Diagnosis",
     "Engine",
     "EngineConfig",
     "EngineInfo",
     "Exchange",
+    "Finding",
     "FinishReason",
     "Generation",
     "LoadedModel",
