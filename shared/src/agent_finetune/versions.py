@@ -163,7 +163,7 @@ class Versions:
             ConfigError: The file does not hold a number.
         """
         try:
-            line = self._current.read_text(encoding="utf-8")
+            line = self._current.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
         try:
@@ -192,8 +192,10 @@ class Versions:
             ConfigError: There is no such version.
         """
         path = self._found(number) / _FACTS
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return facts
+        try:
+            return artifacts.read_json(path, dict)
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: not there; this version is damaged") from None
 
     def info(self, number: int) -> VersionInfo:
         """One version.
@@ -247,8 +249,8 @@ class Versions:
         facts = self.facts(number)
         return VersionInfo(
             number=number,
-            created=str(facts["created"]),
-            parent=facts["parent"],
+            created=str(facts.get("created", "")),
+            parent=facts.get("parent"),
             current=number == current,
             facts=facts,
         )
@@ -289,7 +291,9 @@ class Versions:
         """Numbers in use before the current one, the oldest first."""
         if not self._previous.exists():
             return []
-        previous: Sequence[int] = json.loads(self._previous.read_text(encoding="utf-8"))
+        previous = artifacts.read_json(self._previous, list)
+        if not all(type(number) is int for number in previous):
+            raise ConfigError(f"{self._previous}: damaged; expected numbers of versions")
         return previous[:-1] if previous[-1:] == [self.current()] else previous
 
     def _remove_abandoned(self) -> None:

@@ -20,11 +20,12 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import Conv1D
 
 from agent_finetune.errors import ModelError
 from agent_finetune.models.adapter_folders import ADAPTER_CONFIG, read_config
+from agent_finetune.models.foreign import told
 
 WEIGHTS = "adapter_model.safetensors"
 MAGNITUDE = "magnitude_vector"
@@ -112,7 +113,8 @@ class AdapterFile:
         return self._finite(magnitude / length, target, MAGNITUDE, torch.float32)
 
     def _read(self, target: Target, which: str, scale: float, dtype: torch.dtype) -> torch.Tensor:
-        stored: torch.Tensor = self._file.get_tensor(_key(target.name, which))
+        with told(str(self._path)):
+            stored: torch.Tensor = self._file.get_tensor(_key(target.name, which))
         return self._finite((stored.float() * scale).to(dtype), target, which, dtype)
 
     def _finite(
@@ -140,14 +142,18 @@ def open_adapter(folder: Path, model: Any) -> Iterator[AdapterFile]:
     config = _plain_config(folder)
     path = folder / WEIGHTS
     try:
-        file = safe_open(path, framework="pt", device="cpu")
-    except FileNotFoundError:
-        raise ModelError(f"{path}: not there; adapters are read from this file only") from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+        with told(str(path)):
+            file = safe_open(path, framework="pt", device="cpu")
+    except ModelError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ModelError(f"{path}: not there; adapters are read from this file only") from None
+        raise
     with file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
-        yield AdapterFile(path, _targets(model, config, shapes, folder), file)
+        with told(str(path)):
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+        with told(str(folder / ADAPTER_CONFIG), "cannot be understood"):
+            targets = _targets(model, config, shapes, folder)
+        yield AdapterFile(path, targets, file)
 
 
 def _plain_config(folder: Path) -> LoraConfig:
@@ -165,10 +171,8 @@ def _plain_config(folder: Path) -> LoraConfig:
         odd.append(f"init_lora_weights is {start!r}, which changes the base")
     if odd:
         raise ModelError(f"{where}: not a plain LoRA adapter: {'; '.join(odd)}; {_way_out(folder)}")
-    try:
+    with told(str(where), "cannot be understood"):
         return LoraConfig(**{name: described[name] for name in SHAPE if name in described})
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{where}: {error}") from error
 
 
 def _targets(

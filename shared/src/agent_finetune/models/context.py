@@ -26,6 +26,8 @@ _TEXT = ("text_config", "llm_config", "language_config")
 _NO_LENGTH = 10**9
 """Larger ones stand for none in tokenizers."""
 
+_LONGEST = 2**26
+"""Bytes of a text in a header: a length beyond it is a lie, and must not be read."""
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
 _FORMATS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
@@ -51,7 +53,7 @@ def context_length(config: ModelConfig, settings: Settings) -> int | None:
             return _of_gguf(settings.cache_dir / asset.folder / asset.member)
         offline = replace(settings, offline=True)
         return _of_files(plugins.resolve_model(config.model, config.revision, offline))
-    except (FinetuneError, OSError, ValueError, struct.error):
+    except (FinetuneError, OSError, ValueError, ArithmeticError, RecursionError, struct.error):
         return None
 
 
@@ -140,4 +142,6 @@ def _value(file: BinaryIO, kind: int) -> Any:
 
 def _string(file: BinaryIO) -> str:
     (length,) = struct.unpack("<Q", file.read(8))
+    if length > _LONGEST:
+        raise ValueError(f"a text of {length} bytes")
     return file.read(length).decode("utf-8", errors="replace")

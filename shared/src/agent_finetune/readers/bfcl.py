@@ -34,7 +34,7 @@ from math import prod
 from typing import Any
 
 from agent_finetune.errors import DataError
-from agent_finetune.readers.chat import as_messages, as_objects, missing_key
+from agent_finetune.readers.chat import as_messages, as_objects, missing_key, shown
 from agent_finetune.records import AcceptedCall, Example, Message, Row, ToolCall
 
 TYPES: Mapping[str, str] = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -54,7 +54,7 @@ def read_bfcl(row: Row) -> Example:
             raise DataError(missing_key(row, key))
     functions = as_objects(row.data["function"], "function")
     tools = tuple(offer(function) for function in functions)
-    schemas = {str(f["name"]): f.get("parameters") or {} for f in functions}
+    schemas = {str(f["name"]): _schema(f.get("parameters"), str(f["name"])) for f in functions}
     answers = [_answer(name, values, schemas) for name, values in _ground_truth(row)]
     messages = _question(row.data["question"])
     if answers:
@@ -79,8 +79,17 @@ def offer(function: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if not isinstance(function.get("name"), str):
         raise DataError(f"function has the name {function.get('name')!r}; expected a string")
-    schema = json_schema(function.get("parameters") or {})
+    schema = json_schema(_schema(function.get("parameters"), function["name"]))
     return {"type": "function", "function": {**function, "parameters": schema}}
+
+
+def _schema(value: object, what: str) -> Mapping[str, Any]:
+    """A schema or the properties of one; nothing is the empty one."""
+    if not value:
+        return {}
+    if not isinstance(value, Mapping):
+        raise DataError(f"the schema of {what} has {shown(value)}; expected an object")
+    return value
 
 
 def json_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -129,14 +138,16 @@ def _answer(
     """What is right, and the one right call to learn."""
     if name not in schemas:
         raise DataError(f"ground truth calls {name!r}; offered are {', '.join(schemas) or 'none'}")
-    properties = schemas[name].get("properties") or {}
+    properties = _schema(schemas[name].get("properties"), name)
     required = schemas[name].get("required") or ()
+    if not isinstance(required, list | tuple):
+        raise DataError(f"required of {name} is {shown(required)}; expected a list of names")
     accepted: dict[str, tuple[Any, ...]] = {}
     target: dict[str, Any] = {}
     for argument, values in listed.items():
         if not isinstance(values, list):
             raise DataError(f"right values of {name}.{argument} are {values!r}; expected a list")
-        schema = properties.get(argument) or {}
+        schema = _schema(properties.get(argument), f"{name}.{argument}")
         accepted[argument] = _right_values(values, schema, f"{name}.{argument}")
         may_leave_out = argument not in required and "" in values
         if accepted[argument] and not (may_leave_out and values[0] == ""):
@@ -159,7 +170,7 @@ def _right_values(values: list[Any], schema: Mapping[str, Any], what: str) -> tu
 def _multiply_out(value: Any, schema: Mapping[str, Any], what: str) -> list[Any]:
     """Every whole value that an answer with alternatives stands for; the first comes first."""
     kind = schema.get("type")
-    inner = (schema.get("items") or {}).get("type")
+    inner = _schema(schema.get("items"), what).get("type")
     if kind == "dict" and isinstance(value, Mapping):
         return _objects(value, what)
     if kind in ("array", "tuple") and inner == "dict" and isinstance(value, list):

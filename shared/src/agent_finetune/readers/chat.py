@@ -38,7 +38,10 @@ def from_json(value: object, what: str) -> Any:
 
 def shown(value: object) -> str:
     """A value for a message, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        text = f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

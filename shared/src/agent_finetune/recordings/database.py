@@ -69,6 +69,11 @@ _VERSION = 2
 _PATIENCE = 30.0
 """Seconds that a statement waits for another process."""
 _TRIES = 5
+_DAMAGED = (
+    *(SQLAlchemyError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+"""What a row raises in which somebody else has written."""
 T = TypeVar("T")
 
 
@@ -113,8 +118,7 @@ class Database:
                 yield connection
             except (FinetuneError, DatabaseError):
                 raise
-            except (SQLAlchemyError, ValueError, TypeError, LookupError, AttributeError,
-                    ArithmeticError, RecursionError) as error:  # fmt: skip
+            except _DAMAGED as error:
                 what = " ".join(str(error).split())[:300]
                 raise ConfigError(
                     f"{self.path}: damaged, holds what is no recording: {what}"

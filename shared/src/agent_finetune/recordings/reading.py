@@ -44,7 +44,10 @@ def read_source(source: Source, format: str) -> Reading:
     left_out: Counter[str] = Counter()
     whole = hashlib.sha256()
     for recording in recordings.read(Which(agent=agent)):
-        whole.update(_written(recording))
+        try:
+            whole.update(_written(recording))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{source.path}: recording {recording.id!r}: {error}") from error
         if reason := recording.not_to_imitate:
             left_out[reason] += 1
         else:

@@ -304,19 +304,26 @@ def _with_feedback(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence
         some = FEEDBACK.c.generation.in_(ids[start : start + _PAGE])
         for row in connection.execute(select(FEEDBACK).where(some).order_by(FEEDBACK.c.number)):
             said[row.generation].append(_feedback(row))
-    return [
-        Recording(
-            exchange=to_exchange(row._asdict()),
-            model=row.model,
-            adapter=row.adapter,
-            agent=row.agent,
-            session=row.session,
-            reply=row.reply,
-            redacted=row.redacted,
-            feedback=tuple(said[row.id]),
-        )
-        for row in rows
-    ]
+    return [_recording(row, said[row.id]) for row in rows]
+
+
+def _recording(row: Row[Any], said: Sequence[Feedback]) -> Recording:
+    try:
+        exchange = to_exchange(row._asdict())
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{row.id!r}: {type(error).__name__}: {error}"
+        ) from error  # file: `reading`
+    return Recording(
+        exchange=exchange,
+        model=row.model,
+        adapter=row.adapter,
+        agent=row.agent,
+        session=row.session,
+        reply=row.reply,
+        redacted=row.redacted,
+        feedback=tuple(said),
+    )
 
 
 def _feedback(row: Row[Any]) -> Feedback:

@@ -8,7 +8,6 @@ counts once the file `whole` is in it, which is written last.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,12 +75,23 @@ def read_run(out: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); give another out") from error
-    if not {"status", "config", "must_stay"} <= run.keys():
+        run = artifacts.read_json(path, dict)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; give another out") from error
+    if not _is_ours(run):
         raise ConfigError(f"{path}: not written by agent-finetune; give another out")
     return run
+
+
+def _is_ours(run: Mapping[str, Any]) -> bool:
+    config, must_stay = run.get("config"), run.get("must_stay")
+    return (
+        "status" in run
+        and isinstance(must_stay, dict)
+        and isinstance(config, dict)
+        and all(isinstance(config.get(name), dict) for name in ("model", "train"))
+        and "model" in config["model"]
+    )
 
 
 def check_same(out: Path, run: Mapping[str, Any], must_stay: Mapping[str, Any]) -> None:
@@ -123,7 +133,7 @@ def whole_checkpoints(out: Path) -> list[tuple[int, Path]]:
     found = []
     for path in (out / CHECKPOINTS).glob("checkpoint-*"):
         step = path.name.removeprefix("checkpoint-")
-        if step.isdigit() and (path / _WHOLE).exists():
+        if step.isdecimal() and (path / _WHOLE).exists():
             found.append((int(step), path))
     return sorted(found)
 

@@ -22,7 +22,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent_finetune.artifacts import needing_room, write_text
+from agent_finetune.artifacts import json_of, needing_room, write_text
+from agent_finetune.errors import ConfigError
 
 Line = dict[str, Any]
 
@@ -82,8 +83,18 @@ def _not_finite(value: object) -> bool:
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a history; a last line that was cut off in the writing is left out."""
+    """The lines of a history; a last line that was cut off in the writing is left out.
+
+    Raises:
+        ConfigError: A line is not one of ours; it is named.
+    """
     if not path.exists():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole if line]
+    lines: list[Line] = []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        if text:
+            line = json_of(text, dict, f"{path}:{number}")
+            if not isinstance(line.get("step"), int):
+                raise ConfigError(f"{path}:{number}: damaged, no step in it")
+            lines.append(line)
+    return lines
