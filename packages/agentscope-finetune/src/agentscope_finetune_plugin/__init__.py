@@ -7,7 +7,7 @@ the command line loads every plugin without importing a host.
 from __future__ import annotations
 
 from agent_finetune import hookimpl
-from agent_finetune.contracts import Engine, Reading, Source
+from agent_finetune.contracts import Diagnosis, Engine, Reading, Source
 
 HOST = "agentscope"
 
@@ -33,3 +33,11 @@ def finetune_connect_host(host: str, agent: object, engine: Engine) -> object | 
     from agentscope_finetune.model import connect
 
     return connect(agent, engine)
+
+
+@hookimpl
+def finetune_diagnose() -> Diagnosis:
+    """Say what of AgentScope is here, and what stands in its way."""
+    from agentscope_finetune_plugin import diagnosis
+
+    return diagnosis.diagnose()

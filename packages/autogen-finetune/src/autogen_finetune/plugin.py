@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from agent_finetune import hookimpl
-from agent_finetune.contracts import Command, Engine, Reading, Source
+from agent_finetune.contracts import Diagnosis, Engine, Reading, Source
 
 
 @hookimpl
@@ -30,8 +28,8 @@ def finetune_connect_host(host: str, agent: object, engine: Engine) -> object | 
 
 
 @hookimpl
-def finetune_add_commands() -> Sequence[Command]:
-    """The command `doctor`."""
-    from autogen_finetune import doctor
+def finetune_diagnose() -> Diagnosis:
+    """Say which AutoGens are installed, and what stands in their way."""
+    from autogen_finetune import diagnosis
 
-    return [Command(name="doctor", help=doctor.HELP, run=doctor.main)]
+    return diagnosis.diagnose()

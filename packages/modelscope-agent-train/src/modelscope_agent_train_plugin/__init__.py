@@ -7,7 +7,7 @@ command line loads every plugin without importing a host.
 from __future__ import annotations
 
 from agent_finetune import hookimpl
-from agent_finetune.contracts import Reading, ResolvedModel, Settings, Source
+from agent_finetune.contracts import Diagnosis, Reading, ResolvedModel, Settings, Source
 
 
 @hookimpl
@@ -31,3 +31,11 @@ def finetune_resolve_model(
     if name.startswith(hub.PREFIX):
         return hub.resolve(name, revision, settings=settings)
     return hub.cached_model(name, revision)
+
+
+@hookimpl
+def finetune_diagnose() -> Diagnosis:
+    """Say which ModelScope is here, where its hub and cache are."""
+    from modelscope_agent_train_plugin import diagnosis
+
+    return diagnosis.diagnose()

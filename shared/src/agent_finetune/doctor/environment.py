@@ -24,7 +24,7 @@ def switches(sources: Sources, *, logged_in: bool) -> Mapping[str, str]:
         sources: The environment and `.env`, of `settings.sources`.
         logged_in: Whether `hf auth login` has left a token.
     """
-    found = {name: _shown(value) for name in SHOWN if (value := _given(sources, name)) is not None}
+    found = {name: shown(value) for name in SHOWN if (value := _given(sources, name)) is not None}
     token = next((name for name in TOKEN_NAMES if first(sources, name)), None)
     told = f"yes, in {token}" if token else "yes, of hf auth login" if logged_in else "no"
     return {**found, TOKEN: told}
@@ -35,8 +35,8 @@ def _given(sources: Sources, name: str) -> str | None:
     return next((value for source in sources if (value := source.get(name)) is not None), None)
 
 
-def _shown(value: str) -> str:
-    # A proxy's or a mirror's address may hold a password, in its front or in its query.
+def shown(value: str) -> str:
+    """A value that may be an address, without the password that may stand in its front or query."""
     if "://" not in value:
         return value.rpartition("@")[2]
     try:

@@ -170,21 +170,25 @@ def _holds(requirement: Requirement, version: str) -> bool:
     return requirement.specifier.contains(version, prereleases=True)
 
 
-def needed(there: There) -> frozenset[str]:
+def needed(there: There) -> dict[str, set[str]]:
     """Canonical names of all that is installed and that our packages need, directly or not.
 
-    What one of our extras asks for is among it.
+    With each come the extras that are asked of it. What our own extras ask for is among it, but
+    not in its extras: nobody can see whether they were asked for.
     """
-    found: set[tuple[str, frozenset[str]]] = set()
-    queue = [(name, frozenset(there[name].extras)) for name in ours(there)]
+    mine = ours(there)
+    found = {name: set(there[name].extras) for name in mine}
+    queue = list(found)
     while queue:
-        name, extras = queue.pop()
-        if name not in there or (name, extras) in found:
-            continue
-        found.add((name, extras))
-        for requirement, _ in _requirements(there[name], extras):
-            queue.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
-    return frozenset(name for name, _ in found)
+        name = queue.pop()
+        own = name in mine
+        for requirement, extra in _requirements(there[name], found[name]):
+            other = canonicalize_name(requirement.name)
+            extras = set() if own and extra else set(requirement.extras)
+            if other in there and not (other in found and extras <= found[other]):
+                found[other] = found.get(other, set()) | extras
+                queue.append(other)
+    return found
 
 
 def findings(
@@ -197,12 +201,14 @@ def findings(
         listed: Of `packages`.
         left_out: Canonical names of distributions that a plugin judges itself.
     """
-    asked = {canonicalize_name(package.name) for package in listed}
     for package in listed:
         if not package.fits and package.name not in left_out:
             yield _misfit(package)
-    for name in sorted(needed(there) - set(ours(there))):
-        yield from _neighbours(there[name], there, asked)
+    asked = {package.name for package in listed}
+    mine = ours(there)
+    for name, extras in sorted(needed(there).items()):
+        if name not in mine:
+            yield from _neighbours(there[name], extras, there, asked)
 
 
 def _misfit(package: Package) -> Finding:
@@ -218,9 +224,11 @@ def _misfit(package: Package) -> Finding:
     )
 
 
-def _neighbours(distribution: Installed, there: There, asked: set[str]) -> Iterator[Finding]:
+def _neighbours(
+    distribution: Installed, extras: set[str], there: There, asked: set[str]
+) -> Iterator[Finding]:
     """Requirements of another's that what is installed does not meet."""
-    for requirement, _ in _requirements(distribution):
+    for requirement, _ in _requirements(distribution, sorted(extras)):
         other = canonicalize_name(requirement.name)
         if other not in there and other not in asked:
             yield Finding(

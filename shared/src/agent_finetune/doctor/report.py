@@ -12,6 +12,11 @@ from packaging.utils import canonicalize_name
 from agent_finetune import plugins
 from agent_finetune.contracts import Diagnosis, Finding, Settings
 from agent_finetune.doctor import compilers, device, environment, modules, packages, places, probe
+from agent_finetune.doctor.device import Machine, Torch
+from agent_finetune.doctor.modules import Module, Overlap
+from agent_finetune.doctor.packages import Package
+from agent_finetune.doctor.places import Place
+from agent_finetune.doctor.probe import Outcome
 from agent_finetune.settings import Sources
 
 LIBRARIES = ("transformers", "peft", "trl.trainer.sft_trainer", "datasets", "accelerate")
@@ -26,14 +31,14 @@ class Report:
     """All that was found."""
 
     python: str
-    packages: tuple[packages.Package, ...]
-    torch: device.Torch | None
+    packages: tuple[Package, ...]
+    torch: Torch | None
     """None where it cannot be used."""
-    machine: device.Machine
-    places: tuple[places.Place, ...]
-    modules: tuple[modules.Module, ...]
-    overlaps: tuple[modules.Overlap, ...]
-    imports: tuple[probe.Outcome, ...]
+    machine: Machine
+    places: tuple[Place, ...]
+    modules: tuple[Module, ...]
+    overlaps: tuple[Overlap, ...]
+    imports: tuple[Outcome, ...]
     """Of each library and host, where they were asked for."""
     plugins: Mapping[str, Mapping[str, str]]
     """What each plugin says of its host, by the host's title."""
@@ -73,7 +78,7 @@ def examine(
     hosts = tuple(
         modules.examine(name, claimed, there) for found in diagnoses for name in found.modules
     )
-    overlapping = modules.overlaps(claimed, packages.needed(there) | speaks_for)
+    overlapping = modules.overlaps(claimed, {*packages.needed(there), *speaks_for})
     found_places = tuple(_places(settings, out, diagnoses))
     imported = tuple(_imports(there, hosts)) if import_all and torch.answer else ()
     findings = [
@@ -128,9 +133,7 @@ def _ask_plugins(settings: Settings) -> tuple[list[Diagnosis], list[Finding]]:
     return diagnoses, broken
 
 
-def _places(
-    settings: Settings, out: Path, diagnoses: Sequence[Diagnosis]
-) -> Iterator[places.Place]:
+def _places(settings: Settings, out: Path, diagnoses: Sequence[Diagnosis]) -> Iterator[Place]:
     yield places.examine("runs", out)
     yield places.examine("our cache", settings.cache_dir)
     hub = places.hub_cache()
@@ -141,7 +144,7 @@ def _places(
             yield places.examine(title, path)
 
 
-def _imports(there: packages.There, hosts: Sequence[modules.Module]) -> Iterator[probe.Outcome]:
+def _imports(there: packages.There, hosts: Sequence[Module]) -> Iterator[Outcome]:
     names = [*LIBRARIES, *(name for name in OPTIONAL if name in there)]
     steps = [(name, probe.Import(name)) for name in names]
     yield from probe.run(steps, seconds=_LIBRARIES_PATIENCE)
@@ -150,7 +153,7 @@ def _imports(there: packages.There, hosts: Sequence[modules.Module]) -> Iterator
             yield from probe.run([(host.name, probe.Import(host.name))], seconds=_HOST_PATIENCE)
 
 
-def _not_imported(outcome: probe.Outcome) -> Finding:
+def _not_imported(outcome: Outcome) -> Finding:
     return Finding(
         what=f"{outcome.name} cannot be imported",
         why=str(outcome.failure),
