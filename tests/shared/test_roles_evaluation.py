@@ -1,10 +1,12 @@
 """Teams held against trajectories, by script and on a real, tiny engine."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
-from live_engines import close_all, make_adapter, open_engine
+from command_line import answer_of
+from live_engines import close_all, config_of, make_adapter, open_engine
 from scripted_engine import Cut, ScriptedEngine
 
 from agent_finetune import collate
@@ -322,6 +324,25 @@ def test_what_was_taught_as_rows_of_the_roles_is_what_they_do_when_they_serve(tm
     assert value(steps)["plan_accuracy"] == value(steps)["exact_match"] == 1
     assert value(steps)["rouge_l"] == value(runs)["rouge_l"] == 1
     assert value(runs)["done"] == 1
+    close_all()
+
+
+def test_the_command_line_measures_single_steps_where_no_trajectory_is_whole(tmp_path, capsys):
+    model = save_tiny_model(tmp_path / "model")
+    folder = tmp_path / "run"
+    make_adapter(model, folder / "backbone" / "adapter", seed=0)
+    told = {"version": 1, "layout": "single", "method": "lora", "model": asdict(config_of(model))}
+    told["parts"] = {"backbone": "backbone/adapter"}
+    (folder / "roles.json").write_text(json.dumps(told))
+    data = tmp_path / "data.jsonl"
+    call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call]}]
+    data.write_text(json.dumps({"messages": said, "tools": TOOLS}))
+    words = ["--folder", folder, "--data", data, "--out", tmp_path / "out", "--max-new-tokens", 4]
+    found = answer_of("roles", capsys, "eval", *words)
+    assert found["steps"]["plan_accuracy"]["n"] == 1
+    assert "runs" not in found
+    assert (tmp_path / "out" / "steps" / "examples.jsonl").exists()
     close_all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +20,12 @@ from agent_finetune.cli.options import (
     log,
 )
 from agent_finetune.cli.table import table
-from agent_finetune.config import AdapterConfig, RunConfig, TrainConfig
+from agent_finetune.config import AdapterConfig, ModelConfig, RunConfig, TrainConfig
+from agent_finetune.errors import DataError
+from agent_finetune.records import Example
 from agent_finetune.roles.options import RolesConfig, RolesOptions, StageConfig
+from agent_finetune.roles.reports import RolesReport, RunsReport
+from agent_finetune.roles.team import Team
 
 roles = App(
     name="roles",
@@ -37,6 +42,7 @@ DEFAULT_TRAIN = TrainConfig()
 DEFAULT_OPTIONS = RolesOptions()
 AS_ALL = StageConfig()
 """A stage that does as the others do."""
+TITLES = {"steps": "Step by step, behind the right history", "runs": "End to end"}
 
 
 @roles.command
@@ -74,8 +80,10 @@ def train(
         log(f"interrupted; the same command with --resume goes on in {out}")
         return 130
     lines = [
-        (stage.name, stage.rows, stage.steps, stage.train_tokens, f"{stage.seconds:.0f} s")
-        + tuple(_loss(stage.metrics[when]) for when in ("before", "after"))
+        (
+            *(stage.name, stage.rows, stage.steps, stage.train_tokens, f"{stage.seconds:.0f} s"),
+            *(_loss(stage.metrics[when]) for when in ("before", "after")),
+        )
         for stage in result.stages
     ]
     heads = ("stage", "rows", "steps", "tokens", "time", "loss before", "after")
@@ -136,29 +144,48 @@ def evaluate(
         limit: Trajectories at most.
         max_new_tokens: Most tokens of each role's words.
     """
-    from agent_finetune import evaluate as evaluation
     from agent_finetune import readers
-    from agent_finetune.roles.evaluation import evaluate_runs, evaluate_steps
+    from agent_finetune.roles.data import one_by_one, says_one_call
+    from agent_finetune.roles.recipe import read_manifest
     from agent_finetune.roles.team import open_team
     from agent_finetune.settings import read_settings
 
     settings = read_settings()
+    model = ModelConfig(**read_manifest(Path(folder))["model"])
     examples = readers.read_configured(data, settings).examples[:limit]
+    if says_one_call(model, settings):
+        examples = tuple(map(one_by_one, examples))
     team = open_team(Path(folder), settings, max_new_tokens=max_new_tokens)
-    with evaluation.progress("steps") as on_progress:
-        steps = evaluate_steps(team, examples, on_progress=on_progress)
-    log(f"end to end: {len(examples)} trajectories")
-    runs = evaluate_runs(team, examples)
+    reports = _measured(team, examples)
+    for name, found in reports.items():
+        for why, count in found.left_out.items():
+            log(f"{name}: {count} left out: {why}")
+        if out is not None:
+            found.write(Path(out, name))
     if out is not None:
-        steps.write(Path(out, "steps"))
-        runs.write(Path(out, "runs"))
         log(f"one line for each step and run: {out}")
     values = {
-        name: {key: asdict(measure) for key, measure in report.measures.items()}
-        for name, report in (("steps", steps), ("runs", runs))
+        name: {key: asdict(measure) for key, measure in found.measures.items()}
+        for name, found in reports.items()
     }
-    text = f"Step by step, behind the right history\n{steps.table()}\n\nEnd to end\n{runs.table()}"
+    text = "\n\n".join(f"{TITLES[name]}\n{found.table()}" for name, found in reports.items())
     return output.answer(values, text)
+
+
+def _measured(team: Team, examples: Sequence[Example]) -> dict[str, RolesReport | RunsReport]:
+    """Both reports; single steps alone where no trajectory is whole."""
+    from agent_finetune import evaluate as evaluation
+    from agent_finetune.roles.evaluation import evaluate_runs, evaluate_steps
+
+    with evaluation.progress("steps") as on_progress:
+        steps = evaluate_steps(team, examples, on_progress=on_progress)
+    try:
+        with evaluation.progress("end to end") as on_progress:
+            runs = evaluate_runs(team, examples, on_progress=on_progress)
+    except DataError as error:
+        log(f"end to end: {error}")
+        return {"steps": steps}
+    return {"steps": steps, "runs": runs}
 
 
 def _stages(**stages: StageConfig) -> dict[str, StageConfig]:
@@ -170,4 +197,3 @@ def _loss(metrics: dict[str, float]) -> str:
     """The held-out loss, or that of training where nothing was held out."""
     value = metrics.get("eval_loss", metrics.get("train_loss"))
     return "-" if value is None else f"{value:.3f}"
-

@@ -86,7 +86,7 @@ def role_sets(
             left_out["kept out by its id"] += 1
             continue
         try:
-            moments = _moments(_one_by_one(example) if one_call else example)
+            moments = _moments(one_by_one(example) if one_call else example)
         except DataError as error:
             left_out[f"cannot be taken apart: {error}"] += 1
             continue
@@ -131,7 +131,8 @@ def write_sets(sets: RoleSets, folder: Path) -> dict[Part, Path]:
     return written
 
 
-def _one_by_one(example: Example) -> Example:
+def one_by_one(example: Example) -> Example:
+    """A trajectory whose calls that have results each are a step; see `role_sets`."""
     said = one_call_per_turn([replace(m, generation=None) for m in example.messages])
     return replace(example, messages=tuple(said))
 

@@ -112,6 +112,8 @@ def evaluate_runs(
         raise DataError(_nothing("trajectory", examples, left_out))
     for number in range(most_steps):
         going = [run for run in runs if not run.ended]
+        if not going:
+            break
         if on_progress is not None:
             on_progress(len(runs) - len(going), len(runs))
         turns = team.turns([Asked(messages=r.history, tools=r.example.tools) for r in going])
