@@ -220,7 +220,7 @@ def test_lengths_and_the_folder():
         ({"lora_config": {"r": True}}, r"lora_config\.r is True"),
         ({"lora_config": {"bias": "all"}}, r"lora_config\.bias is 'all'; legal is only 'none'"),
         ({"lora_config": {"task_type": "SEQ_CLS"}}, "legal is only 'CAUSAL_LM'"),
-        ({"lora_config": {"use_dora": "True"}}, "use_dora is 'True'; legal is only False"),
+        ({"lora_config": {"use_dora": "yes"}}, "use_dora is 'yes'; legal is True or False"),
         ({"lora_config": {"modules_to_save": ["lm_head"]}}, "modules_to_save"),
         ({"lora_config": {"target_modules": ".*proj"}}, "'all-linear' or a list of layer names"),
         ({"bnb_config": {"load_in_4bit": "yes"}}, "load_in_4bit is 'yes'; legal is True or False"),

@@ -227,7 +227,7 @@ def merge(line, adapter, out, cache):
     from agent_finetune import adapters
     from agent_finetune.contracts import Settings
 
-    really = adapters.open_model
+    really = adapters._on_top
 
     def told(*args, **options):
         loaded = really(*args, **options)
@@ -235,7 +235,7 @@ def merge(line, adapter, out, cache):
         line.recv()
         return loaded
 
-    adapters.open_model = told
+    adapters._on_top = told
     return adapters.merge(adapter, out, Settings(cache_dir=cache))
 
 

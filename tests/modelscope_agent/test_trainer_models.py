@@ -95,6 +95,11 @@ def test_an_adapter_is_asked_for_in_the_words_of_each_library(given):
     assert adapter_config(given) == RIGHT
 
 
+def test_an_adapter_of_peft_may_be_dora():
+    assert adapter_config(LoraConfig(use_dora=True)).dora
+    assert adapter_config({"use_dora": True}).dora
+
+
 def test_an_adapter_of_peft_without_layers_is_one_of_all_linear_layers():
     assert adapter_config(LoraConfig(r=4)).targets == ("all-linear",)
 
@@ -104,7 +109,7 @@ def test_an_adapter_of_peft_without_layers_is_one_of_all_linear_layers():
     [
         (3, "legal are LoRAConfig"),
         ({"rnk": 1, "alpha": 2}, "'rnk'"),
-        (LoraConfig(use_dora=True), "use_dora is True"),
+        (LoraConfig(bias="all"), "bias is 'all'"),
     ],
 )
 def test_an_adapter_that_is_not_made_here_is_refused(given, message):

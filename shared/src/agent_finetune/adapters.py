@@ -123,7 +123,7 @@ def _on_top(
         loaded,
         model=model.eval(),
         tokenizer=own_tokenizer(folder, config) or loaded.tokenizer,
-        config=config,
+        config=replace(loaded.config, adapter=str(folder)),
     )
 
 
@@ -150,6 +150,9 @@ def save(
 def merge(adapter: Path, out: Path, settings: Settings, *, dtype: Dtype = "auto") -> Path:
     """Add an adapter into its base and write a model folder that plain Transformers loads.
 
+    The base is taken as its files are, also for an adapter that was trained on it in 4 or 8 bits;
+    where the files themselves are quantized, it is unpacked first. So the result is not quantized.
+
     Args:
         adapter: An adapter's folder; its base is loaded by the name it carries.
         out: The new model folder.
@@ -164,15 +167,17 @@ def merge(adapter: Path, out: Path, settings: Settings, *, dtype: Dtype = "auto"
         raise ConfigError(f"{out}: already there, and nothing is overwritten; give another folder")
     base = base_of(adapter)
     resolved = plugins.resolve_model(base["model"], base["revision"], settings)
-    loaded = open_model(
-        ModelConfig(
-            **base,
-            adapter=str(adapter),
-            device="cpu",
-            dtype=_stored_dtype(resolved) if dtype == "auto" else dtype,
-        ),
-        settings,
+    config = ModelConfig(
+        **base,
+        adapter=str(adapter),
+        device="cpu",
+        dtype=_stored_dtype(resolved) if dtype == "auto" else dtype,
     )
+    loaded = plugins.load_model(config, settings)
+    if loaded.config.quantization != "none":
+        loaded = replace(loaded, model=loaded.model.dequantize())
+    with unchanging(adapter):
+        loaded = _on_top(loaded, adapter, config, trainable=False)
     merged = loaded.model.merge_and_unload(safe_merge=True)
     with new_folder(out) as folder, bars_on_a_terminal():
         merged.save_pretrained(str(folder))

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> LoadedModel:
     """Load base weights and tokenizer; `config.adapter` is not looked at.
 
+    Weights that are stored in bitsandbytes' 4 or 8 bits are held so, and the config says so.
+
     The model is in evaluation mode, its generation settings are its own. A tokenizer without a
     padding token gets its end (or unknown) token for it. The chat template may be None.
 
@@ -48,14 +50,16 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
             # Straight to the GPU; a plain CPU model needs no map.
             device_map=None if device.type == "cpu" and not packed else {"": str(device)},
             attn_implementation=attention,
-            quantization_config=packed,
+            # Not even None: it makes Transformers take what is stored in 8 bits for plain numbers.
+            **({"quantization_config": packed} if packed else {}),
             use_safetensors=True,
             output_loading_info=True,
             **common,
         )
         digest = base_digest(resolved, settings)
     _check_complete(resolved, report)
-    if packed:
+    config = quantization.as_held(config, model, resolved)
+    if config.quantization != "none":
         quantization.keep_trainable(model)
     _ensure_pad_token(resolved, tokenizer)
     return LoadedModel(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from enum import Enum
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from agent_finetune.config import ModelConfig
+from agent_finetune.contracts import ResolvedModel
 from agent_finetune.errors import ModelError
 
 
@@ -45,6 +48,42 @@ def quantization_config(model: ModelConfig, dtype: torch.dtype, device: torch.de
         bnb_4bit_use_double_quant=model.double_quantization,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def as_held(config: ModelConfig, model: Any, resolved: ResolvedModel) -> ModelConfig:
+    """The config of a model that was loaded, with the quantization that its weights are held in.
+
+    Files may be quantized already; they are then held as they are stored.
+
+    Raises:
+        ModelError: They are stored in another way than bitsandbytes', or than was asked for.
+    """
+    found = vars(model.config).get("quantization_config")
+    if found is None:
+        return config
+    values = found if isinstance(found, dict) else found.to_dict()
+    kind = values.get("quant_method")
+    if kind != "bitsandbytes":
+        name = kind.value if isinstance(kind, Enum) else kind
+        raise ModelError(
+            f"model {resolved.name!r}: its weights are stored quantized by {name!r}; legal are "
+            "weights that are not, and those in 4 or 8 bits of bitsandbytes"
+        )
+    if values.get("load_in_8bit"):
+        held = replace(config, quantization="8bit")
+    else:
+        held = replace(
+            config,
+            quantization="4bit",
+            four_bit_type=values["bnb_4bit_quant_type"],
+            double_quantization=bool(values["bnb_4bit_use_double_quant"]),
+        )
+    if config.quantization != "none" and config.held_as != held.held_as:
+        raise ModelError(
+            f"model {resolved.name!r}: its weights are stored as {held.held_as!r}, and asked for is "
+            f"{config.held_as!r}; leave quantization out, or give the model that is not quantized"
+        )
+    return held
 
 
 def keep_trainable(model: Any) -> None:

@@ -103,6 +103,11 @@ def _with_trainable_weights(job: TrainJob) -> Any:
     if job.config.train.method == "full":
         if isinstance(model, PeftModel):
             raise ConfigError("method is 'full' and an adapter is on the model; merge it first")
+        if job.loaded.config.quantization != "none":  # the files may be, whatever was asked for
+            raise ConfigError(
+                f"method is 'full' and the weights of {job.loaded.resolved.name!r} are held in "
+                f"{job.loaded.config.quantization}; use method lora, or a base that is not so"
+            )
         if not keeps_format(job.loaded.config) and job.config.train.deepspeed is None:
             model = model.float()
         return model.requires_grad_(True)
