@@ -46,11 +46,24 @@ def parquet_rows(path: Path) -> tuple[Row, ...]:
 
 
 def table_rows(table: pa.Table, name: str) -> Iterator[Row]:
-    """The rows of a table, named `name:row`."""
+    """The rows of a table, named `name:row`.
+
+    Raises:
+        DataError: A value is not what its type says.
+    """
+    import pyarrow as pa
+
     cleaners = {field.name: _cleaner(field.type) for field in table.schema}
     number = 0
     for batch in table.to_batches(max_chunksize=BATCH):
-        for raw in batch.to_pylist():
+        try:
+            rows = batch.to_pylist()
+        except (ValueError, OverflowError, pa.ArrowException) as error:  # no UTF-8, the year 10000
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{name}:{number + 1}: in these rows is what cannot be read: {reason}"
+            ) from error
+        for raw in rows:
             number += 1
             source = f"{name}:{number}"
             try:

@@ -128,7 +128,9 @@ def _ground_truth(row: Row) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise DataError(f"no ground truth for id {row_id!r} in possible_answer/")
     for index, call in enumerate(as_objects(row.data["ground_truth"], "ground_truth")):
         if len(call) != 1 or not isinstance(arguments := next(iter(call.values())), Mapping):
-            raise DataError(f"ground_truth[{index}] is {call!r}; expected {{function: arguments}}")
+            raise DataError(
+                f"ground_truth[{index}] is {shown(call)}; expected {{function: arguments}}"
+            )
         yield next(iter(call)), arguments
 
 
@@ -146,7 +148,9 @@ def _answer(
     target: dict[str, Any] = {}
     for argument, values in listed.items():
         if not isinstance(values, list):
-            raise DataError(f"right values of {name}.{argument} are {values!r}; expected a list")
+            raise DataError(
+                f"right values of {name}.{argument} are {shown(values)}; expected a list"
+            )
         schema = _schema(properties.get(argument), f"{name}.{argument}")
         accepted[argument] = _right_values(values, schema, f"{name}.{argument}")
         may_leave_out = argument not in required and "" in values
@@ -183,7 +187,9 @@ def _multiply_out(value: Any, schema: Mapping[str, Any], what: str) -> list[Any]
 def _objects(value: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
     for key, alternatives in value.items():
         if not isinstance(alternatives, list):
-            raise DataError(f"right values of {what}.{key} are {alternatives!r}; expected a list")
+            raise DataError(
+                f"right values of {what}.{key} are {shown(alternatives)}; expected a list"
+            )
     _check_count(prod(map(len, value.values())), what)
     return [
         {key: choice for key, choice in zip(value, choices, strict=True) if choice != ""}

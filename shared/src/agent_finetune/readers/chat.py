@@ -7,7 +7,7 @@ Functions here know rows, not files: they raise DataError with the reason alone,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -225,7 +225,13 @@ def read_prompt_completion(row: Row) -> Example:
 
 def missing_key(row: Row, key: str) -> str:
     """The reason that names what is missing and what is there."""
-    return f"no key {key!r}; keys are {', '.join(map(repr, row.data)) or 'none'}"
+    return f"no key {key!r}; keys are {listed(row.data) or 'none'}"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names for a message, the first twenty of them."""
+    every = [shown(name) for name in names]
+    return ", ".join(every[:20]) + (f" and {len(every) - 20} more" if every[20:] else "")
 
 
 def _turns(row: Row, key: str, role: Role) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from agent_finetune.contracts import Reading, Source
 from agent_finetune.errors import DataError
 from agent_finetune.readers import strictjson
 from agent_finetune.readers.bfcl import read_bfcl
-from agent_finetune.readers.chat import read_messages, read_prompt_completion
+from agent_finetune.readers.chat import listed, read_messages, read_prompt_completion
 from agent_finetune.readers.flat import read_alpaca, read_dolly, read_lima
 from agent_finetune.readers.rows import convert
 from agent_finetune.readers.sharegpt import read_sharegpt
@@ -147,6 +147,6 @@ def _unknown(source: Source, parsed: list[Row]) -> str:
     keys = dict.fromkeys(key for row in parsed for key in row.data)
     known = ", ".join(names())
     return (
-        f"{source.name}: no known format has the keys {', '.join(map(repr, keys)) or '(none)'}; "
+        f"{source.name}: no known format has the keys {listed(keys) or '(none)'}; "
         f"known formats are {known}"
     )
