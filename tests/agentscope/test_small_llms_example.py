@@ -40,15 +40,16 @@ def model(tmp_path_factory):
 def few(tmp_path_factory):
     """Some of the shipped trajectories, calls and refusals among them."""
     path = tmp_path_factory.mktemp("data") / "few.jsonl"
-    lines = DATA.read_text("utf-8").splitlines()[:8]
-    path.write_text("\n".join(lines))
+    lines = DATA.read_text("utf-8").splitlines()
+    refusal = next(line for line in lines if "give up" in line)
+    path.write_text("\n".join([*lines[:2], refusal]))
     return path
 
 
 def test_the_roles_are_trained_in_4_bits_and_asked_before_and_after(
     example, model, few, tmp_path, capsys
 ):
-    chosen = ["--model", model, "--data", few, "--max-new-tokens", 8, "--device", "cpu"]
+    chosen = ["--model", model, "--data", few, "--max-new-tokens", 4, "--device", "cpu"]
     first = [*chosen, "--epochs", 1, "--out", tmp_path / "roles"]
     assert example.main([*map(str, first)]) == 0
     said = capsys.readouterr().out

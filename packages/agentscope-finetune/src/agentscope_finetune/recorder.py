@@ -304,7 +304,7 @@ class RecordingChatModel(ChatModelBase):
     def around(self, inner: ChatModelBase) -> RecordingChatModel:
         """The same recordings around another model; a role's are kept under the role's name."""
         who = {**self._who, "agent": role_name(inner, self._who["agent"])}
-        return RecordingChatModel(inner, self.path, **who, formatter=self._tape.formatter)
+        return type(self)(inner, self.path, **who, formatter=self._tape.formatter)
 
     async def __call__(
         self,

@@ -10,7 +10,7 @@ from agentscope.model import ChatModelBase, ChatResponse
 
 from agent_finetune.records import Message
 from agent_finetune.roles.prompts import Part, Plan, read_plan, see
-from agentscope_finetune.model import TransformersChatModel
+from agentscope_finetune.model import Errors, TransformersChatModel
 from agentscope_finetune.parameters import GenerationParameters
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class RoleChatModel(ChatModelBase):
         self.formatter = inner.formatter
 
     @classmethod
-    def _get_retryable_exceptions(cls) -> tuple[type[Exception], ...]:
+    def _get_retryable_exceptions(cls) -> Errors:
         return TransformersChatModel._get_retryable_exceptions()
 
     async def count_tokens(self, messages: list[Msg], tools: list[dict[str, Any]] | None) -> int:

@@ -154,7 +154,7 @@ class MultiRoleAgent(Agent):
         model, parts = open_roles(folder, settings=settings, **(held or {}))
         if parameters is not None:
             model.parameters = parameters
-        adapters = {part.value: at for part, at in parts.items()}
+        adapters: dict[str, Any] = {part.value: at for part, at in parts.items()}
         return cls(name, system_prompt, model, toolkit, **adapters, **options)
 
     @property

@@ -72,13 +72,14 @@ class Casting(MiddlewareBase):
     ) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
         """Let the role speak whose turn it is, and keep what is its to say."""
         stage = self._stage
-        cast_model = self._cast(input_kwargs["current_model"])
+        model = input_kwargs["current_model"]
+        cast_model = self._cast(model)
         if cast_model is None:
             stage.foreign = True
             return cast("ChatResponse", await next_handler(**input_kwargs))
         stage.foreign = False
         messages = input_kwargs["messages"]
-        if not isinstance(cast_model.formatter, TransformersMultiAgentFormatter):
+        if not isinstance(model.formatter, TransformersMultiAgentFormatter):
             messages = [_heard(message, agent.name) for message in messages]
         answer = await next_handler(
             **{**input_kwargs, "messages": messages, "current_model": cast_model}
@@ -116,7 +117,7 @@ class Casting(MiddlewareBase):
         stage = self._stage
         texts = [block for block in response.content if isinstance(block, TextBlock)]
         if stage.part is Part.SUMMARIZER:
-            return replace(response, content=texts)
+            return replace(response, content=[*texts])
         if stage.part is Part.CALLER:
             calls = _calls(response)
             done = response.is_last and response.finished_reason != FinishedReason.INTERRUPTED
@@ -126,7 +127,7 @@ class Casting(MiddlewareBase):
         if response.is_last:
             stage.plan = read_plan("".join(block.text for block in texts))
         thoughts = [ThinkingBlock(thinking=block.text, id=block.id) for block in texts]
-        return replace(response, content=thoughts)
+        return replace(response, content=[*thoughts])
 
 
 class Steps(MiddlewareBase):
