@@ -140,8 +140,8 @@ def test_a_checkpoint_with_code_in_it_is_refused_when_a_run_goes_on(
 ):
     checkpoint = run / "checkpoints" / "checkpoint-2"
     assert (checkpoint / name).is_file()
-    if old:
-        (checkpoint / name).write_bytes(pickle.dumps(Evil(marker)))
+    if old:  # protocol 2 is the one that PyTorch writes
+        (checkpoint / name).write_bytes(pickle.dumps(Evil(marker), protocol=2))
     else:
         torch.save({"state": Evil(marker)}, checkpoint / name)
     torch.save(Evil(marker), checkpoint / "training_args.bin")
