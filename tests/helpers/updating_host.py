@@ -10,6 +10,7 @@ from agent_finetune.contracts import Settings
 from agent_finetune.feedback import align, read_feedback
 from agent_finetune.update.gate import GateConfig
 from agent_finetune.update.options import UpdateConfig
+from agent_finetune.versions import Versions
 
 PAIRS = [
     {"prompt": "What is the weather?", "chosen": "It is sunny.", "rejected": "system user"},
@@ -29,6 +30,20 @@ def learn(model: Path, store: Path, cache: Path, times: int = 2) -> None:
         report = engine.update("helper", align(read_feedback(PAIRS)), store=store, config=QUICK)
         print(report.version, flush=True)
     engine.close()
+
+
+def check_whole(store: Path) -> None:
+    """The next start finds whole versions and a clean store."""
+    versions = Versions(store, "helper")
+    with versions.begin():
+        pass
+    numbers = [info.number for info in versions.list()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert versions.current() in (None, *numbers)
+    for number in numbers:
+        assert (versions.adapter_dir(number) / "adapter_model.safetensors").is_file()
+        assert "checks" in versions.facts(number)
+    assert not list((versions.folder / ".staging").iterdir())
 
 
 if __name__ == "__main__":

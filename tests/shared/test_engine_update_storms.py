@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from live_engines import ask, open_engine
-from updating_host import PAIRS, QUICK, learn
+from updating_host import PAIRS, QUICK, check_whole, learn
 
 from agent_finetune.contracts import Settings
 from agent_finetune.engine import process
@@ -93,20 +93,6 @@ def test_200_requests_beside_updates_and_roll_backs_are_each_explained_by_their_
     for number, answer in made:
         assert answer.message.generation.ids == known[answer.revision][number]
     engine.close()
-
-
-def check_whole(store):
-    """The next start finds whole versions and a clean store."""
-    versions = Versions(store, "helper")
-    with versions.begin():
-        pass
-    numbers = [info.number for info in versions.list()]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert versions.current() in (None, *numbers)
-    for number in numbers:
-        assert (versions.adapter_dir(number) / "adapter_model.safetensors").is_file()
-        assert "checks" in versions.facts(number)
-    assert not list((versions.folder / ".staging").iterdir())
 
 
 def kill_trainer(model, cache, store, delay, monkeypatch):

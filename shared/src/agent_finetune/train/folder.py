@@ -147,7 +147,7 @@ def drop(checkpoint: Path) -> None:
 
 def clear(out: Path) -> None:
     """Remove what a killed run left half done; the caller holds the folder."""
-    for name in _OURS:
+    for name in (*_OURS, lock.HOLDER):
         artifacts.put_back(out / name)
         artifacts.remove_abandoned(out / name)
         for path in out.glob(f".{name}.*.tmp"):

@@ -20,7 +20,7 @@ from agent_finetune import artifacts
 from agent_finetune.errors import ConfigError
 
 _LOCK = ".lock"
-_HOLDER = ".holder.json"
+HOLDER = ".holder.json"
 _PATIENCE = 0.2
 """Seconds in which a holder that has just got the lock will have written who it is."""
 
@@ -51,11 +51,11 @@ def held(out: Path) -> Iterator[None]:
     lock, made = _acquired(out)
     _mine.folders.add(key)
     try:
-        artifacts.write_json(out / _HOLDER, {"pid": os.getpid(), "since": _now()})
+        artifacts.write_json(out / HOLDER, {"pid": os.getpid(), "since": _now()})
         yield
     finally:
         _mine.folders.discard(key)
-        (out / _HOLDER).unlink(missing_ok=True)
+        (out / HOLDER).unlink(missing_ok=True)
         if made:
             _remove_if_empty(out)
         lock.release()
@@ -108,7 +108,7 @@ def _holder(out: Path) -> str:
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads((out / _HOLDER).read_text(encoding="utf-8"))
+            found = json.loads((out / HOLDER).read_text(encoding="utf-8"))
             pid, since = int(found["pid"]), str(found["since"])
             if _alive(pid):  # else it was killed, and the file is not yet the next holder's
                 return f"process {pid}, since {since}"
