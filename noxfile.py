@@ -172,6 +172,13 @@ def quickstart(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def multi_llm(session: nox.Session) -> None:
+    """Planner, caller and summarizer against one model that does it all; --seeds, --tokens, ..."""
+    bin_ = kernel(session)
+    session.run(f"{bin_}/python", "benchmarks/multi_llm.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none", default=False)
 def benchmark(session: nox.Session) -> None:
     """Run a script of benchmarks/: `nox -s benchmark -- speed --help`."""
     names = sorted(path.stem for path in ROOT.glob("benchmarks/*.py"))

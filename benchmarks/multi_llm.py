@@ -21,7 +21,9 @@ The figures go to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -66,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     start = time.monotonic()
     settings = read_settings()
+    if options.cost:
+        print(json.dumps(asdict(costs.team_cost(options.cost, settings))))
+        return 0
     parts = drawn(options, settings)
     with TemporaryDirectory() as scratch:
         folder = Path(options.out or scratch)
@@ -74,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds = {
             str(seed): one_seed(seed, parts, folder, options, settings) for seed in options.seeds
         }
-        last = folder / f"seed-{options.seeds[-1]}" / "two-stages"
-        cost = asdict(costs.team_cost(last, settings))
+        cost = cost_of(folder / f"seed-{options.seeds[-1]}" / "two-stages")
     found = {
         "settings": facts(options, parts),
         "seeds": seeds,
@@ -97,16 +101,25 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default="smollm2-135m-instruct", help="hub id, folder or GGUF file")
     add("--quantization", default="none", choices=("none", "4bit", "8bit"))
     add("--seeds", type=int, nargs="+", default=[0], help="training seeds")
-    add("--tokens", type=int, default=90_000, help="training tokens of each arm")
+    add("--tokens", type=int, default=80_000, help="training tokens of each arm")
     add("--training", type=int, default=160, help="trajectories to learn from")
     add("--held-out", type=int, default=16, help="held-out trajectories of each of three kinds")
-    add("--small", action="store_true", help="a twentieth of all, which proves that it runs")
+    add("--small", action="store_true", help="a fraction of it all, which proves that it runs")
     add("--out", help="folder for data, adapters and answers; kept")
     add("--json", type=Path, help="where to write the figures")
+    add("--cost", type=Path, metavar="FOLDER", help="only print what trained roles cost, as JSON")
     options = parser.parse_args(argv)
     if options.small:
-        options.tokens, options.training, options.held_out = 5_000, 18, 2
+        options.tokens, options.training, options.held_out = 2_500, 12, 1
     return options
+
+
+def cost_of(folder: Path) -> dict[str, Any]:
+    """Bytes and switches of three roles, in a process that has held no other tensor."""
+    words = (sys.executable, __file__, "--cost", str(folder))
+    told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    return found
 
 
 def drawn(options: argparse.Namespace, settings: Settings) -> Split:

@@ -40,9 +40,23 @@ def whole(found: Mapping[str, Any]) -> str:
     for arm, (plan, names, unknown, f1, rouge) in PAPER.items():
         cells = [*(f"{v:.1f}%" for v in (plan, names, unknown, f1)), "-", f"{rouge:.1f}%"]
         lines.append(_row(arm, cells))
-    cost = found["cost"]
-    lines += ["", *(f"{name.replace('_', ' ')}: {value}" for name, value in cost.items())]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_cost(found["cost"])])
+
+
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+    """What the three roles of the last arm cost."""
+    one, three = (cost[f"{name}_bytes"] / 1e6 for name in ("one_adapter", "three_adapters"))
+    again = ", ".join(
+        f"{part} {read['cached_tokens']} of {read['prompt_tokens']}"
+        for part, read in cost["second_turn"].items()
+    )
+    return [
+        f"tensors with one adapter {one:.1f} MB, with three {three:.1f} MB: "
+        f"{cost['memory_ratio']:.3f} times as much",
+        f"{cost['switches']} switches of role moved {cost['moved_bytes']} bytes; a token takes "
+        f"{cost['one_role_ms']:.0f} ms in one role, {cost['switching_ms']:.0f} ms in turns",
+        f"tokens of the second turn's prompt that were computed before: {again}",
+    ]
 
 
 def line(arm: str, run: Mapping[str, Any]) -> str:

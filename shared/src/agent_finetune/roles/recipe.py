@@ -12,6 +12,7 @@ are other layouts of the same recipe.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -248,6 +249,7 @@ def _train(
         return job.rows_of(training, data.of(name, data.held_out), [made], config.data, say)
 
     job.run(stage, settings, report=report, read=read)
+    gc.collect()  # a trainer holds its model in a circle, and the next stage loads another
     result = _finished(stage, name)
     assert result is not None, stage.out  # it has just been written
     return result
