@@ -132,8 +132,9 @@ def told(source, **options):
 
 @pytest.fixture
 def short(monkeypatch):
-    """A tenth of the time and memory, for the same limits met sooner."""
-    monkeypatch.setattr(sandbox, "SECONDS", 0.5)
+    """A fraction of the time and memory, for the same limits met sooner."""
+    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
+    monkeypatch.setattr(sandbox, "LARGEST", 2**24)
     monkeypatch.setattr(sandbox, "TOGETHER", 2**28)
 
 

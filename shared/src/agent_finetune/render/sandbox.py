@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from jinja2 import nodes, pass_context
-from jinja2.compiler import CodeGenerator
+from jinja2 import pass_context
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from agent_finetune.errors import RenderError
+from agent_finetune.render.counting import COUNTED, LOOKED_AT, Counting
 
 SECONDS = 10.0
 """Of computing, in the thread that renders, for one rendering; a real one takes milliseconds."""
@@ -76,51 +76,6 @@ class _Budget(threading.local):
     until = 0.0
 
 
-class _Counting(CodeGenerator):
-    """Compiles a template with counts where it repeats or makes something."""
-
-    def visit_Template(self, node: nodes.Template, frame: Any = None) -> None:
-        """Count rounds of loops, and look at what is compared."""
-        for loop in list(node.find_all(nodes.For)):
-            count = nodes.ExprStmt(self._looked_at(nodes.Const(True), loop), lineno=loop.lineno)
-            loop.body.insert(0, count)
-            if loop.test is not None:
-                loop.test = nodes.And(self._looked_at(nodes.Const(True), loop), loop.test)
-        for compare in list(node.find_all(nodes.Compare)):
-            compare.expr = self._looked_at(compare.expr, compare)
-            for operand in compare.ops:
-                operand.expr = self._looked_at(operand.expr, compare)
-        for concat in list(node.find_all(nodes.Concat)):
-            concat.nodes = [self._looked_at(part, concat, "counted") for part in concat.nodes]
-        super().visit_Template(node, frame)
-
-    def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:
-        self._made(super().visit_Concat, node, frame)
-
-    def visit_List(self, node: nodes.List, frame: Any) -> None:
-        self._made(super().visit_List, node, frame)
-
-    def visit_Dict(self, node: nodes.Dict, frame: Any) -> None:
-        self._made(super().visit_Dict, node, frame)
-
-    def visit_Tuple(self, node: nodes.Tuple, frame: Any) -> None:
-        if node.ctx == "load":
-            self._made(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
-
-    def _made(self, visit: Callable[[Any, Any], None], node: Any, frame: Any) -> None:
-        self.write("environment.made(")
-        visit(node, frame)
-        self.write(")")
-
-    def _looked_at(self, node: nodes.Expr, near: nodes.Node, name: str = "looked at") -> nodes.Expr:
-        # A filter's call is the cheapest there is. Templates cannot write the name.
-        look = nodes.Filter(node, f"{name} by us", [], [], None, None, lineno=near.lineno)
-        look.set_environment(self.environment)
-        return look
-
-
 class BoundedSandbox(ImmutableSandboxedEnvironment):
     """The sandbox of Transformers, with limits.
 
@@ -128,7 +83,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         theirs: The environment in which Transformers would render; it is left as it is.
     """
 
-    code_generator_class = _Counting
+    code_generator_class = Counting
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(self, theirs: ImmutableSandboxedEnvironment) -> None:
@@ -141,10 +96,12 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         self._budget = _Budget()
         self.globals.update(theirs.globals)
         del self.globals["lipsum"]  # writes as many words as it is told to
-        self.filters = {name: self._counted(name, f) for name, f in theirs.filters.items()}
-        self.filters["looked at by us"] = pass_context(lambda _, value: self.looked_at(value))
-        self.filters["counted by us"] = pass_context(lambda _, value: self.made(value))
-        self.tests = {name: self._counted(name, test) for name, test in theirs.tests.items()}
+        filters: dict[str, Callable[..., Any]] = dict(theirs.filters)
+        self.filters = {name: self._counted(name, f) for name, f in filters.items()}
+        self.filters[LOOKED_AT] = pass_context(lambda _, value: self.looked_at(value))
+        self.filters[COUNTED] = pass_context(lambda _, value: self.made(value))
+        tests: dict[str, Any] = dict(theirs.tests)
+        self.tests = {name: self._counted(name, test) for name, test in tests.items()}
 
     @contextmanager
     def spending(self) -> Iterator[None]:
@@ -153,11 +110,11 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         self._budget.until = time.thread_time() + SECONDS
         yield
 
-    def concat(self, pieces: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, pieces: Iterable[str]) -> str:
         """Join what was printed."""
         return "".join(map(self._printed, pieces))
 
-    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a macro, a global or a method of a value."""
         if isinstance(function, Macro):
             if function.catch_varargs:
