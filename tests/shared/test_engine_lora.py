@@ -317,9 +317,10 @@ def test_another_number_format_may_be_chosen(tmp_path):
     torch.testing.assert_close(got[:, :8].float(), want, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize(
+    ("quantization", "dora"), [("4bit", False), ("4bit", True), ("8bit", False)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("dora", [False, True])
 def test_a_quantized_base_gives_the_logits_of_peft(tmp_path, quantization, dtype, dora):
     pytest.importorskip("bitsandbytes")
     base = save_tiny_model(tmp_path / "tiny")

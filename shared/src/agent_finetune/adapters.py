@@ -20,7 +20,7 @@ from transformers import AutoConfig, Conv1D
 
 from agent_finetune import plugins
 from agent_finetune.artifacts import new_folder
-from agent_finetune.config import AdapterConfig, Dtype, ModelConfig
+from agent_finetune.config import AdapterConfig, Dtype, ModelConfig, Quantization
 from agent_finetune.contracts import LoadedModel, ResolvedModel, Settings
 from agent_finetune.errors import ConfigError, ModelError
 from agent_finetune.models.adapter_folders import (
@@ -34,6 +34,7 @@ from agent_finetune.models.adapter_folders import (
 from agent_finetune.models.adapter_folders import digest as digest  # weights are not needed for it
 from agent_finetune.models.foreign import is_panic
 from agent_finetune.models.quiet import bars_on_a_terminal
+from agent_finetune.models.quiet import quiet as loading_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,8 +55,11 @@ def attach(loaded: LoadedModel, config: AdapterConfig, *, seed: int = 0) -> Peft
 
     Raises:
         ConfigError: A target matches no linear layer, or is the output head.
+        ModelError: DoRA is asked for, and the base is held in 8 bits.
     """
     _check_targets(loaded.model, config.targets)
+    if config.dora:
+        check_dora(loaded.config.quantization, loaded.resolved.name)
     everything = ALL_LINEAR in config.targets
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -109,6 +113,8 @@ def _on_top(
     if described.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: a {described.get('peft_type')!r} adapter; only LORA is known")
     check_weights(folder)
+    if described.get("use_dora"):
+        check_dora(loaded.config.quantization, str(folder))
     try:
         with quiet():
             model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
@@ -174,15 +180,33 @@ def merge(adapter: Path, out: Path, settings: Settings, *, dtype: Dtype = "auto"
         dtype=_stored_dtype(resolved) if dtype == "auto" else dtype,
     )
     loaded = plugins.load_model(config, settings)
-    if loaded.config.quantization != "none":
-        loaded = replace(loaded, model=loaded.model.dequantize())
+    unpacked = loaded.config.quantization != "none"
+    if unpacked:
+        loaded = replace(loaded, model=_unpacked(loaded.model))
     with unchanging(adapter):
         loaded = _on_top(loaded, adapter, config, trainable=False)
     merged = loaded.model.merge_and_unload(safe_merge=True)
     with new_folder(out) as folder, bars_on_a_terminal():
-        merged.save_pretrained(str(folder))
+        # What was packed cannot be written in the layout that it was read in.
+        merged.save_pretrained(str(folder), save_original_format=not unpacked)
         loaded.tokenizer.save_pretrained(str(folder))
     return out
+
+
+def check_dora(quantization: Quantization, where: str) -> None:
+    """Refuse DoRA on a base in 8 bits: its weights cannot be read back while it computes (PEFT).
+
+    Raises:
+        ModelError: It is one.
+    """
+    if quantization == "8bit":
+        raise ModelError(f"{where}: DoRA on a base in 8 bits is not known; use 4bit or none")
+
+
+def _unpacked(model: Any) -> Any:
+    """A model that was stored quantized, with ordinary weights."""
+    with loading_quietly():
+        return model.dequantize()
 
 
 def float32_masters(model: Any) -> None:

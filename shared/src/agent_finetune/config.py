@@ -282,6 +282,11 @@ class RunConfig:
                 f"method is 'full' and quantization is {self.model.quantization!r}; quantized "
                 "weights cannot be trained whole: use method lora, or quantization none"
             )
+        if self.lora.dora and self.model.quantization == "8bit":
+            raise ConfigError(
+                "dora is True and quantization is '8bit'; DoRA needs weights that can be read back "
+                "while they compute: use quantization 4bit or none"
+            )
         if self.train.objective != "sft" and self.lora.dropout:
             raise ConfigError(
                 f"dropout is {self.lora.dropout!r} and objective is {self.train.objective!r}; "

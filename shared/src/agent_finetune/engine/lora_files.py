@@ -236,6 +236,8 @@ def _target(
                 f"of {rank!r}, as {ADAPTER_CONFIG} says, it must be {shape}"
             )
     scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+    if config.use_dora and type(module.weight).__name__ == "Int8Params":  # of bitsandbytes
+        raise ModelError(f"{where}: DoRA on a base in 8 bits is not known; use 4bit or none")
     return Target(name=name, module=module, rank=rank, scale=scale, dora=bool(config.use_dora))
 
 

@@ -38,7 +38,7 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
     device = hardware.pick_device(config.device)
     dtype = hardware.pick_dtype(config.dtype, device)
     attention = hardware.pick_attention(config.attention, device)
-    with quiet(), _errors_told(config, resolved, settings):
+    with quiet(), quantization.answered(), _errors_told(config, resolved, settings):
         packed = quantization.quantization_config(config, dtype, device)
         place = _place(resolved, dtype, settings)
         common = _common(config, resolved, settings)

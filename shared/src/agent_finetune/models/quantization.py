@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from importlib.util import find_spec
@@ -50,6 +53,14 @@ def quantization_config(model: ModelConfig, dtype: torch.dtype, device: torch.de
     )
 
 
+@contextmanager
+def answered() -> Iterator[None]:
+    """Leave out what Transformers says of quantized files; `as_held` says it, or refuses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)
+        yield
+
+
 def as_held(config: ModelConfig, model: Any, resolved: ResolvedModel) -> ModelConfig:
     """The config of a model that was loaded, with the quantization that its weights are held in.
 
@@ -80,8 +91,8 @@ def as_held(config: ModelConfig, model: Any, resolved: ResolvedModel) -> ModelCo
         )
     if config.quantization != "none" and config.held_as != held.held_as:
         raise ModelError(
-            f"model {resolved.name!r}: its weights are stored as {held.held_as!r}, and asked for is "
-            f"{config.held_as!r}; leave quantization out, or give the model that is not quantized"
+            f"model {resolved.name!r}: its weights are stored as {held.held_as!r}, and asked for "
+            f"is {config.held_as!r}; leave quantization out, or give the model that is not quantized"
         )
     return held
 
