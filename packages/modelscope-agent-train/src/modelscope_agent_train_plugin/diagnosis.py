@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agent_finetune.contracts import Diagnosis
 from agent_finetune.doctor import packages
 from agent_finetune.doctor.environment import shown
 
-_LOGIN = "credentials"
-"""Folder in which `modelscope login` keeps what it was given."""
+_LOGIN = Path("credentials", "cookies")
+"""What `modelscope login` leaves, a pickle; that it is there is all that is looked at."""
 
 
 def diagnose() -> Diagnosis:
@@ -22,8 +24,14 @@ def diagnose() -> Diagnosis:
     settings = read_hub_settings()
     there = packages.installed()
     versions = [there[name].called for name in ("modelscope", "modelscope-hub") if name in there]
-    kept = (settings.home / _LOGIN).is_dir()
-    token = "yes, in MODELSCOPE_API_TOKEN" if settings.token else "yes, of login" if kept else "no"
+    kept = (settings.home / _LOGIN).is_file()
+    token = (
+        "yes, in MODELSCOPE_API_TOKEN"
+        if settings.token
+        else "yes, of modelscope login"
+        if kept
+        else "no"
+    )
     return Diagnosis(
         title="ModelScope",
         modules=("modelscope", "modelscope_hub"),

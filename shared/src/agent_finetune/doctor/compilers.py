@@ -24,7 +24,7 @@ def findings(there: There) -> Iterator[Finding]:
     if any(lacking.values()):
         yield Finding(
             what="DeepSpeed cannot compile its optimizers for weights kept on the CPU",
-            why=f"there is no {', no '.join(name for name, lacks in lacking.items() if lacks)}",
+            why=f"what is missing: {', '.join(name for name, lacks in lacking.items() if lacks)}",
             mend="install them (pip install ninja; a compiler comes with the system's packages)",
             broken=False,
         )

@@ -15,7 +15,7 @@ _MEMORY_INFO = Path("/proc/meminfo")
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 """Seconds to wait for torch, which takes one or two from a warm disk."""
 
 

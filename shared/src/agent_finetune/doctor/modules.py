@@ -75,13 +75,13 @@ def examine(name: str, claimed: Claims, there: There) -> Module:
     location = location_of(name)
     owners: set[str] = set()
     if location is not None:
-        files = claimed.get(location.parent, {})
+        files = claimed.get(location.parent.resolve(), {})
         mine = [path for path in files if path.split("/", 1)[0] in (name, location.name)]
         owners = set(chain.from_iterable(files[path] for path in mine))
         owners |= {
             each.called
             for each in there.values()
-            if each.source is not None and location.is_relative_to(each.source)
+            if each.source is not None and location.resolve().is_relative_to(each.source.resolve())
         }
     return Module(name=name, location=location, owners=tuple(sorted(owners)))
 

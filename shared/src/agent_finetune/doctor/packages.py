@@ -29,7 +29,7 @@ class Installed:
     extras: tuple[str, ...]
     requires: tuple[Requirement, ...]
     root: Path
-    """The folder of packages that it lies in."""
+    """The folder of packages that it lies in, links resolved."""
     record: str
     """Its list of files, CSV lines of path, digest and size; empty where there is none."""
     source: Path | None
@@ -74,7 +74,7 @@ def installed() -> There:
                 version=version,
                 extras=tuple(metadata.get_all("Provides-Extra") or ()),
                 requires=tuple(_parsed(each.requires or ())),
-                root=Path(str(each.locate_file(""))),
+                root=Path(str(each.locate_file(""))).resolve(),
                 record=each.read_text("RECORD") or "",
                 source=_source(each),
             )

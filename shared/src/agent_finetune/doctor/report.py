@@ -22,8 +22,8 @@ from agent_finetune.settings import Sources
 LIBRARIES = ("transformers", "peft", "trl.trainer.sft_trainer", "datasets", "accelerate")
 """What training imports, in the order in which it is tried."""
 OPTIONAL = ("bitsandbytes", "gguf", "deepspeed")
-_LIBRARIES_PATIENCE = 180.0
-_HOST_PATIENCE = 60.0
+_PATIENCE = 300.0
+"""Seconds to wait for what is imported in one process; a cold disk takes its time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,10 +147,10 @@ def _places(settings: Settings, out: Path, diagnoses: Sequence[Diagnosis]) -> It
 def _imports(there: packages.There, hosts: Sequence[Module]) -> Iterator[Outcome]:
     names = [*LIBRARIES, *(name for name in OPTIONAL if name in there)]
     steps = [(name, probe.Import(name)) for name in names]
-    yield from probe.run(steps, seconds=_LIBRARIES_PATIENCE)
+    yield from probe.run(steps, seconds=_PATIENCE)
     for host in hosts:
         if host.location is not None:
-            yield from probe.run([(host.name, probe.Import(host.name))], seconds=_HOST_PATIENCE)
+            yield from probe.run([(host.name, probe.Import(host.name))], seconds=_PATIENCE)
 
 
 def _not_imported(outcome: Outcome) -> Finding:
