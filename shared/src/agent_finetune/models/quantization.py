@@ -92,7 +92,7 @@ def as_held(config: ModelConfig, model: Any, resolved: ResolvedModel) -> ModelCo
     if config.quantization != "none" and config.held_as != held.held_as:
         raise ModelError(
             f"model {resolved.name!r}: its weights are stored as {held.held_as!r}, and asked for "
-            f"is {config.held_as!r}; leave quantization out, or give the model that is not quantized"
+            f"is {config.held_as!r}; leave quantization out, or give a model that is not quantized"
         )
     return held
 
