@@ -3,8 +3,12 @@
 pip, not uv: an unpinned torch pulls gigabytes, and every install goes through constraints.txt.
 """
 
+import hashlib
+import re
 import shutil
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +84,32 @@ OVERLAYS = {
     ),
 }
 
+# What the oldest versions need of packages that we do not ask for ourselves.
+BESIDE_OLDEST = ("pandas==2.2.3", "pytz==2026.6", "dill==0.4.0", "multiprocess==0.70.18")
+# Newer than constraints.txt, where ModelScope holds them back; who has no ModelScope gets these.
+NEWEST = ("datasets==5.2.0", "huggingface_hub==2.4.0")
+RANGE_TESTS = tuple(
+    f"tests/shared/test_{name}.py"
+    for name in (
+        *("render_parse", "render_rows", "render_templates", "toolcalls", "readers_files"),
+        *("models_loading", "models_quantization", "models_gguf", "adapters", "collate"),
+        *("engine_contract", "engine_lora", "train_job", "train_preferences"),
+    )
+)
+"""What stands on other people's libraries."""
+
+
+def oldest() -> tuple[str, ...]:
+    """Everything that the kernel asks for, at the lowest version of its range.
+
+    But torch, of which a build for the CPU alone is to be had in one version.
+    """
+    project = tomllib.loads((ROOT / "shared" / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["quantization"], *extras["gguf"]]
+    bounds = [re.match(r"([\w-]+)>=([\w.]+)", line).groups() for line in wanted]
+    return tuple(f"{name}=={version}" for name, version in bounds if name != "torch")
+
 
 def kernel(session: nox.Session, *tools: str, whole: bool = False) -> str:
     """Install the four packages into one environment; answer its `bin` folder.
@@ -150,17 +180,32 @@ def hosts(session: nox.Session, version: str) -> None:
 
     It is laid over the shared environment in a folder of its own, so that torch is there once.
     """
-    bin_ = kernel(session, *TEST_TOOLS, whole=True)
     overlay = OVERLAYS[version]
-    over = session.cache_dir.parent / version
-    if not over.is_dir():
-        made = over.with_name(f"{version}.part")
+    over(session, version, overlay.packages, overlay.tests)
+
+
+@nox.parametrize("end", [nox.param(name, id=name) for name in ("oldest", "newest")])
+@nox.session(venv_backend="none")
+def ranges(session: nox.Session, end: str) -> None:
+    """The kernel on the oldest or newest versions that its pyproject.toml promises."""
+    packages = (*oldest(), *BESIDE_OLDEST) if end == "oldest" else NEWEST
+    # What an old library warns of in a newer neighbour is between the two.
+    over(session, end, packages, *RANGE_TESTS, "-W", "default")
+
+
+def over(session: nox.Session, name: str, packages: Sequence[str], *words: str) -> None:
+    """Run pytest with other packages laid over the shared environment."""
+    bin_ = kernel(session, *TEST_TOOLS, whole=True)
+    digest = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:8]
+    folder = session.cache_dir.parent / f"{name}-{digest}"
+    if not folder.is_dir():
+        made = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(made, ignore_errors=True)
         into = (*PIP[:-2], "--no-deps", "--target", str(made))
-        session.run(f"{bin_}/python", *into, *overlay.packages, external=True)
-        made.rename(over)
-    chosen = (overlay.tests, "-m", "not slow", "-n", "auto", "--dist", "loadfile")
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(over)}
+        session.run(f"{bin_}/python", *into, *packages, external=True)
+        made.rename(folder)
+    chosen = (*words, "-m", "not slow", "-n", "auto", "--dist", "loadfile")
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     session.run(f"{bin_}/python", "-m", "pytest", *chosen, env=env, external=True)
 
 
