@@ -168,14 +168,14 @@ def _run_one_process(left, folder, found):
             last = (event["kind"], event["case"])
             if event["outcome"] == "begins":
                 continue
+            if event["outcome"] == "ends":
+                return []
             kind, outcome = event["kind"], event["outcome"]
             if outcome == "fault":
                 found.faults.append(f"{kind} {event['case']}: {event['said']}")
             else:
                 {"read": found.read, "refused": found.refused}[outcome][kind] += 1
-            last = (kind, event["case"] + 1) if outcome else last
-            if event.get("done"):
-                return []
+            last = (kind, event["case"] + 1)
     finally:
         child.kill()
         code = child.wait()
@@ -212,7 +212,7 @@ def main():
             print(json.dumps(event | _outcome(case, kind, number, work)), file=answers)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         shutil.rmtree(work, ignore_errors=True)
-    print(json.dumps({"kind": kind, "case": end, "outcome": "refused", "done": True}), file=answers)
+    print(json.dumps({"kind": kind, "case": end, "outcome": "ends"}), file=answers)
 
 
 def _outcome(case, kind, number, work):

@@ -85,6 +85,7 @@ class Adapter(Model):
     """Adapters: what PEFT wrote, as a live engine and as a run open it."""
 
     often = ("adapter_config.json", "adapter_model.safetensors") * 3
+    places = (*Model.places, "model '")  # the base that it names
 
     def __init__(self, folder):
         import peft

@@ -70,9 +70,11 @@ class Runs(Kind):
     """What runs and updates left on the disk: run.json, history, checkpoints, versions."""
 
     def __init__(self, folder):
+        from agent_finetune import train  # heavy, and not to count for the first case
         from agent_finetune.config import DataConfig, ModelConfig, RunConfig
 
         super().__init__(folder)
+        assert train
         config = RunConfig(model=ModelConfig(model="m"), data=DataConfig(data="d"), out="o")
         self.run = {"status": "running", "config": asdict(config), "must_stay": {"seed": 0}}
         self.history = [{"step": n, "epoch": 0.1, "loss": 1.0} for n in range(5)]

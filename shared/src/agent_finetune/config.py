@@ -29,7 +29,9 @@ Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 def _check_choice(name: str, value: object, legal: Iterable[object]) -> None:
     choices = tuple(legal)
     if value not in choices:
-        raise ConfigError(f"{name} is {value!r}; legal values are {', '.join(map(str, choices))}")
+        raise ConfigError(
+            f"{name} is {value!r:.200}; legal values are {', '.join(map(str, choices))}"
+        )
 
 
 def check_at_least(name: str, value: float, least: float) -> None:
@@ -320,5 +322,5 @@ class RunConfig:
         except ConfigError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            what = f"{type(error).__name__}: {error}"
+            what = f"{type(error).__name__}: {error!s:.300}"
             raise ConfigError(f"not a whole config of a run: {what}") from error

@@ -71,13 +71,15 @@ def read_run_file(path: Path, own_keys: frozenset[str]) -> dict[str, Any]:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML, too many digits
         raise ConfigError(f"{path}: {error}") from error
     values = {key.replace("-", "_"): value for key, value in content.items()}
     known = RUN_KEYS | own_keys
     for key in values:
         if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}; keys are {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"{path}: unknown key {key!r:.200}; keys are {', '.join(sorted(known))}"
+            )
     return {key: value for key, value in values.items() if key in own_keys}
 
 

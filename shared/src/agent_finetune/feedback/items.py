@@ -31,7 +31,7 @@ from agent_finetune.feedback.shapes import About, Demonstration, Pair, Reward, S
 from agent_finetune.feedback.traces import Turns
 from agent_finetune.feedback.turns import as_answer, as_prompt, as_sides, same_turns, with_lead
 from agent_finetune.feedback.words import says
-from agent_finetune.readers.chat import as_tools, shown
+from agent_finetune.readers.chat import as_tools, listed, shown
 from agent_finetune.records import BadRow, Example, Message, Preference, Verdict
 
 Item = Mapping[str, Any]
@@ -164,8 +164,7 @@ def _read_demonstration(item: Item, about: About) -> Demonstration:
         return _demonstration(replace(about, prompt=()), messages)
     prompt, answer = _question(item)
     if prompt is None or answer is None:
-        keys = ", ".join(map(repr, item)) or "none"
-        raise DataError(f"is of no known shape; keys are {keys}")
+        raise DataError(f"is of no known shape; keys are {listed(item) or 'none'}")
     return _demonstration(replace(about, prompt=prompt), answer)
 
 

@@ -97,9 +97,11 @@ def own_tokenizer(folder: Path, config: ModelConfig) -> Any | None:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=config.trust_remote_code
         )
+        tokenizer("a")  # a broken one shows when it is used
+        return tokenizer
     except BaseException as error:  # whatever a broken file makes of it means the same to the user
         if not (isinstance(error, Exception) or is_panic(error)):
             raise

@@ -43,6 +43,7 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
         place = _place(resolved, dtype, settings)
         common = _common(config, resolved, settings)
         tokenizer = AutoTokenizer.from_pretrained(place, **common)
+        tokenizer("a")  # a broken one shows when it is used
         auto_model: Any = AutoModelForCausalLM  # its types forget output_loading_info
         model, report = auto_model.from_pretrained(
             place,
@@ -87,6 +88,7 @@ def load_tokenizer(config: ModelConfig, resolved: ResolvedModel, settings: Setti
             tokenizer = AutoTokenizer.from_pretrained(
                 resolved.location, **_common(config, resolved, settings)
             )
+        tokenizer("a")
     _ensure_pad_token(resolved, tokenizer)
     return tokenizer
 

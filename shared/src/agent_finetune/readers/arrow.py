@@ -53,7 +53,10 @@ def table_rows(table: pa.Table, name: str) -> Iterator[Row]:
     """
     import pyarrow as pa
 
-    cleaners = {field.name: _cleaner(field.type) for field in table.schema}
+    try:
+        cleaners = {field.name: _cleaner(field.type) for field in table.schema}
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: the name of a column is not UTF-8: {error}") from error
     number = 0
     for batch in table.to_batches(max_chunksize=BATCH):
         try:

@@ -165,6 +165,9 @@ def _generation(generation: Generation, served: Sequence[int]) -> dict[str, Any]
 def _read_message(item: Mapping[str, Any], served: Sequence[int]) -> Message:
     values = {name: item[name] for name in _PLAIN if name in item}
     values["tool_calls"] = tuple(ToolCall(**call) for call in item.get("tool_calls", ()))
+    for call in values["tool_calls"]:
+        if not isinstance(call.name, str) or not isinstance(call.arguments, Mapping):
+            raise TypeError(f"a call of {call.name!r:.60} with {call.arguments!r:.60}")
     if generation := item.get("generation"):
         prompt = generation["prompt_ids"]
         values["generation"] = Generation(
