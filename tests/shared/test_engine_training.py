@@ -145,6 +145,7 @@ def test_a_run_can_be_stopped_and_taken_up_again(engine, config) -> None:
 
     with pytest.raises(TrainError, match="was stopped"):
         engine.train(long, on_progress=until_saved, stop=stop)
+    assert json.loads(Path(long.out, "run.json").read_text())["status"] == "interrupted"
     assert engine.generate(ask("Hello")).usage.completion_tokens > 0
     lines = []
     with pytest.raises(TrainError, match="was stopped"):

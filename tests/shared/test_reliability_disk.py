@@ -24,10 +24,10 @@ from agent_finetune.train import folder
 from agent_finetune.versions import Versions
 
 KIB = 1024
-SIZES = (200, 560)
+SIZES = (200, 360)
 """Of the disk in CI, in KiB: the first checkpoint does not fit, and a later one."""
 MANY = 1000
-MORE_SIZES = range(16, 1000, 48)
+MORE_SIZES = range(16, 640, 32)
 
 
 @contextmanager
@@ -158,9 +158,15 @@ def test_an_update_without_room_leaves_the_version_that_was_in_use(forks, model,
     words = learn_words(model, store, tmp_path / "pairs.jsonl")
     environment = {"AGENT_FINETUNE_CACHE": str(tmp_path / "cache")}
     options = {"inside": True, "environment": environment}
-    error_line(forks.run(words, limits={"RLIMIT_FSIZE": 30 * KIB}, **options), store)
+    error_line(forks.run(words, limits={"RLIMIT_FSIZE": 30 * KIB}, **options), tmp_path)
     assert Versions(store, "helper").current() is None
     check_whole(store)
+    with small_disk(tmp_path / "disk", 120):
+        store = tmp_path / "disk" / "store"
+        words = learn_words(model, store, tmp_path / "pairs.jsonl")
+        error_line(forks.run(words, **options), store)
+        assert Versions(store, "helper").current() is None
+        check_whole(store)
 
 
 def test_recordings_say_that_the_disk_is_full_and_keep_what_they_have(tmp_path):
