@@ -2,6 +2,7 @@
 
     nox -s multi_llm                               # one seed on SmolLM2-135M, under an hour
     nox -s multi_llm -- --seeds 0 1 2              # mean and spread
+    nox -s multi_llm -- --seeds 3 --add            # one more seed, into the same file
     nox -s multi_llm -- --small                    # all of it in minutes, to see that it runs
 
 Trajectories of the Berkeley Function Calling Leaderboard (benchmarks/multillm/trajectories.py):
@@ -79,14 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds = {
             str(seed): one_seed(seed, parts, folder, options, settings) for seed in options.seeds
         }
-        cost = cost_of(folder / f"seed-{options.seeds[-1]}" / "two-stages")
+        roles = folder / f"seed-{options.seeds[-1]}" / "two-stages"
+        cost = cost_of(roles) if roles.exists() else {}
+    target = options.json or RESULTS / "multi_llm-cpu.json"
     found = {
         "settings": facts(options, parts),
-        "seeds": seeds,
+        "seeds": added(seeds, target, facts(options, parts)) if options.add else seeds,
         "cost": cost,
         "seconds": round(time.monotonic() - start, 1),
     }
-    target = options.json or RESULTS / "multi_llm-cpu.json"
     write_json(target, found)
     print(tables.whole(found))
     print(f"{target}, after {found['seconds'] / 60:.1f} minutes")
@@ -101,6 +103,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default="smollm2-135m-instruct", help="hub id, folder or GGUF file")
     add("--quantization", default="none", choices=("none", "4bit", "8bit"))
     add("--seeds", type=int, nargs="+", default=[0], help="training seeds")
+    add("--arms", nargs="+", default=list(ARMS), choices=ARMS, help="what is trained")
+    add("--add", action="store_true", help="to what the file of figures holds already")
     add("--tokens", type=int, default=80_000, help="training tokens of each arm")
     add("--training", type=int, default=160, help="trajectories to learn from")
     add("--held-out", type=int, default=16, help="held-out trajectories of each of three kinds")
@@ -112,6 +116,20 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.small:
         options.tokens, options.training, options.held_out = 2_500, 12, 1
     return options
+
+
+def added(seeds: dict[str, Any], target: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a file of figures holds, and what was found now.
+
+    Raises:
+        ValueError: It was found under other settings.
+    """
+    before = json.loads(target.read_text("utf-8"))
+    for name, value in settings.items():
+        if name not in ("date", "versions", "machine") and before["settings"][name] != value:
+            raise ValueError(f"{target}: {name} was {before['settings'][name]!r}, is {value!r}")
+    names = {*before["seeds"], *seeds}
+    return {name: before["seeds"].get(name, {}) | seeds.get(name, {}) for name in sorted(names)}
 
 
 def cost_of(folder: Path) -> dict[str, Any]:
@@ -139,10 +157,12 @@ def one_seed(
 ) -> dict[str, Any]:
     """Every arm with one training seed, as JSON."""
     found = {}
-    for name, arm in ARMS.items():
+    for name in options.arms:
         out = folder / f"seed-{seed}" / name.replace(" ", "-")
         tell(f"seed {seed}, {name}: training")
-        trained = train_roles(recipe(arm, seed, folder, out, options), settings, report=indented)
+        trained = train_roles(
+            recipe(ARMS[name], seed, folder, out, options), settings, report=indented
+        )
         tell(f"seed {seed}, {name}: measuring")
         found[name] = measured(trained, parts, settings)
         tell(tables.line(name, found[name]))

@@ -21,20 +21,21 @@ WIDTH = 19
 def whole(found: Mapping[str, Any]) -> str:
     """All tables of a benchmark's JSON."""
     seeds = found["seeds"]
-    arms = list(next(iter(seeds.values())))
-    heads = [*COLUMNS.values(), "done end to end", "tokens", "minutes"]
-    spread = "" if len(seeds) == 1 else f", mean and standard deviation of {len(seeds)} seeds"
+    arms = [arm for arm in PAPER if any(arm in seed for seed in seeds.values())]
+    heads = [*COLUMNS.values(), "done end to end", "tokens", "minutes", "seeds"]
+    spread = "" if len(seeds) == 1 else ", mean and standard deviation over the seeds"
     held_out = found["settings"]["trajectories"]["held_out"]
     lines = [
         f"{held_out} held-out trajectories, step by step behind the right history{spread}",
         _row("", heads),
     ]
     for arm in arms:
-        runs = [seed[arm] for seed in seeds.values()]
+        runs = [seed[arm] for seed in seeds.values() if arm in seed]
         cells = [_percent([_value(run["steps"], column) for run in runs]) for column in COLUMNS]
         cells.append(_percent([_value(run["runs"], "done") for run in runs]))
         cells.append(f"{statistics.mean(run['tokens'] for run in runs):.0f}")
         cells.append(f"{statistics.mean(map(_minutes, runs)):.1f}")
+        cells.append(str(len(runs)))
         lines.append(_row(arm, cells))
     lines += ["", "The paper, 7B, out of domain", _row("", list(COLUMNS.values()))]
     for arm, (plan, names, unknown, f1, rouge) in PAPER.items():
@@ -44,7 +45,9 @@ def whole(found: Mapping[str, Any]) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:
-    """What the three roles of the last arm cost."""
+    """What three roles cost, where they were trained."""
+    if not cost:
+        return []
     one, three = (cost[f"{name}_bytes"] / 1e6 for name in ("one_adapter", "three_adapters"))
     again = ", ".join(
         f"{part} {read['cached_tokens']} of {read['prompt_tokens']}"
