@@ -193,12 +193,20 @@ def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
+def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch, tmp_path):
     from agent_finetune import train as training
 
     monkeypatch.setattr(training, "run", interrupt)
-    assert cli.main(["train", "--model", "m", "--data", "d", "--out", "o"]) == 130
-    assert "--resume" in capsys.readouterr().err
+    words = ["train", "--model", "m", "--data", "d", "--out", str(tmp_path)]
+    assert cli.main(words) == 130
+    assert capsys.readouterr().err == "interrupted before training began; nothing was written\n"
+    run = {"config": {"model": {"model": "m"}, "train": {}}, "must_stay": {}}
+    (tmp_path / "run.json").write_text(json.dumps({"status": "interrupted", "steps": 1} | run))
+    assert cli.main(words) == 130
+    assert "--resume begins again" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text(json.dumps({"status": "finished"} | run))
+    assert cli.main(words) == 130
+    assert f"interrupted when the run was done; it is whole: {tmp_path}" in capsys.readouterr().err
     with adding("serve", interrupt):
         assert cli.main(["serve"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
