@@ -109,6 +109,7 @@ def test_a_merge_without_memory_says_so(tmp_path, capsys, monkeypatch):
     assert "out of memory; merging holds the base" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_real_limit_of_addresses_ends_in_one_line_and_the_run_goes_on(tmp_path):
     model = save_tiny_model(tmp_path / "model")
     data = tmp_path / "rows.jsonl"

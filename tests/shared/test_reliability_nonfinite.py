@@ -71,10 +71,20 @@ def stopped_at_three(job, match):
     assert all(math.isfinite(loss) for loss in losses(job.out))
 
 
-@pytest.mark.parametrize("objective", ["sft", "dpo", "kto"])
+LOSS = (spoiled_loss(math.nan), "loss is nan")
+GRADIENT = (spoiled_gradient, "the gradient is ")
+
+
 @pytest.mark.parametrize(
-    ("happen", "match"),
-    [(spoiled_loss(math.nan), "loss is nan"), (spoiled_gradient, "the gradient is ")],
+    ("objective", "happen", "match"),
+    [
+        ("sft", *LOSS),
+        pytest.param("sft", *GRADIENT, marks=pytest.mark.slow),
+        pytest.param("dpo", *LOSS, marks=pytest.mark.slow),
+        ("dpo", *GRADIENT),
+        ("kto", *LOSS),
+        pytest.param("kto", *GRADIENT, marks=pytest.mark.slow),
+    ],
 )
 def test_the_step_is_named_and_what_was_whole_goes_on(tmp_path, objective, happen, match):
     job = job_of(tmp_path / "run", objective)
