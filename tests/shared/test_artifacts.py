@@ -88,13 +88,14 @@ def test_a_folder_can_be_replaced_on_purpose(tmp_path):
 
 
 def test_a_folder_that_came_while_another_was_made_is_not_overwritten(tmp_path):
-    with (
-        pytest.raises(ConfigError, match="already there, and nothing is overwritten"),
-        artifacts.new_folder(tmp_path / "merged") as folder,
-    ):
-        (folder / "late").touch()
-        with artifacts.new_folder(tmp_path / "merged") as quicker:
-            (quicker / "first").touch()
+    def two():
+        with artifacts.new_folder(tmp_path / "merged") as folder:
+            (folder / "late").touch()
+            with artifacts.new_folder(tmp_path / "merged") as quicker:
+                (quicker / "first").touch()
+
+    with pytest.raises(ConfigError, match="already there, and nothing is overwritten"):
+        two()
     assert names(tmp_path / "merged") == ["first"]
     assert names(tmp_path) == ["merged"]
 
