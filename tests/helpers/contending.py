@@ -19,7 +19,7 @@ _CONTEXT.set_forkserver_preload(
     ]
 )
 
-PATIENCE = 100
+PATIENCE = 600
 """Seconds to wait for a process before a test is called hung."""
 
 

