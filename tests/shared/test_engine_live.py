@@ -130,6 +130,21 @@ def test_the_weights_go_when_nobody_holds_them_and_come_back_when_asked(tmp_path
     again.close()
 
 
+def test_a_program_that_exits_waits_for_a_model_that_is_just_given_back(tmp_path, monkeypatch):
+    given_back = []
+
+    def slowly():
+        time.sleep(0.3)
+        given_back.append(True)
+
+    monkeypatch.setattr("agent_finetune.engine.worker.unload", slowly)
+    engine = open_engine(save_tiny_model(tmp_path / "model"), keep_alive=0.0)
+    engine.generate(ask("Hello", max_new_tokens=1))
+    engine.close()
+    registry.close_all()  # what runs at exit
+    assert given_back
+
+
 def test_an_engine_that_is_forgotten_lets_go_of_the_weights(tmp_path):
     folder = save_tiny_model(tmp_path / "model")
     engine = open_engine(folder, keep_alive=0.05)

@@ -154,7 +154,9 @@ class Worker:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            thread = self._thread
+            # Also one that ends by itself and still gives memory back: a program that exits under
+            # it is aborted by torch.
+            thread = self._last
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         with self._changed:
