@@ -200,7 +200,7 @@ def test_the_processes_of_torchrun_are_one_holder_and_a_second_torchrun_is_told(
 
 
 @pytest.mark.parametrize(
-    ("writers", "count"), [(1, 100), pytest.param(4, 250, marks=pytest.mark.slow)]
+    ("writers", "count"), [(1, 100), pytest.param(4, 100, marks=pytest.mark.slow)]
 )
 def test_readers_of_the_version_in_use_never_see_half(tmp_path, writers, count):
     readers = [Other(contending.read_versions, tmp_path) for _ in range(2)]
@@ -269,7 +269,7 @@ def stamped_adapters(model, folder):
     return made
 
 
-@pytest.mark.parametrize("times", [60, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_readers_of_an_adapter_that_is_replaced_get_one_or_the_other(model, tmp_path, times):
     choices = stamped_adapters(model, tmp_path)
     contending.replace_adapter(None, tmp_path / "out" / "adapter", choices, 1)

@@ -59,8 +59,8 @@ class ModelConfig:
     dtype: Dtype = "auto"
     """Number format of the weights; auto takes bfloat16 where the hardware is good at it."""
     quantization: Quantization = "none"
-    """Hold the base in 4 bits or 8 bits through bitsandbytes. In 8 bits (arXiv 2208.07339) an answer
-    hangs a little on what is computed beside it."""
+    """Hold the base in 4 bits or 8 bits through bitsandbytes; in 8 bits (arXiv 2208.07339) an
+    answer hangs a little on what is computed beside it."""
     four_bit_type: FourBitType = "nf4"
     """Number format of 4 bits: nf4 suits weights that lie around zero (arXiv 2305.14314), fp4 is
     a float."""
