@@ -15,20 +15,18 @@ PAPER: Mapping[str, tuple[float, ...]] = {
     "two stages": (89.72, 60.47, 0.45, 53.60, 46.26),
 }
 """arXiv 2401.07324, table 1, 7B, out of domain, in percent: the columns but the non-empty F1."""
-WIDTH = 19
+HEADS = {"argument_f1_nonempty": "non-empty", "hallucination": "Hallu."}
+"""Shorter than those of a single report."""
 
 
 def whole(found: Mapping[str, Any]) -> str:
     """All tables of a benchmark's JSON."""
     seeds = found["seeds"]
     arms = [arm for arm in PAPER if any(arm in seed for seed in seeds.values())]
-    heads = [*COLUMNS.values(), "done end to end", "tokens", "minutes", "seeds"]
+    columns = [HEADS.get(name, head) for name, head in COLUMNS.items()]
+    rows = [["", *columns, "done", "tokens", "minutes", "seeds"]]
     spread = "" if len(seeds) == 1 else ", mean and standard deviation over the seeds"
     held_out = found["settings"]["trajectories"]["held_out"]
-    lines = [
-        f"{held_out} held-out trajectories, step by step behind the right history{spread}",
-        _row("", heads),
-    ]
     for arm in arms:
         runs = [seed[arm] for seed in seeds.values() if arm in seed]
         cells = [_percent([_value(run["steps"], column) for run in runs]) for column in COLUMNS]
@@ -36,11 +34,19 @@ def whole(found: Mapping[str, Any]) -> str:
         cells.append(f"{statistics.mean(run['tokens'] for run in runs):.0f}")
         cells.append(f"{statistics.mean(map(_minutes, runs)):.1f}")
         cells.append(str(len(runs)))
-        lines.append(_row(arm, cells))
-    lines += ["", "The paper, 7B, out of domain", _row("", list(COLUMNS.values()))]
+        rows.append([arm, *cells])
+    paper = [["", *columns]]
     for arm, (plan, names, unknown, f1, rouge) in PAPER.items():
         cells = [*(f"{v:.1f}%" for v in (plan, names, unknown, f1)), "-", f"{rouge:.1f}%"]
-        lines.append(_row(arm, cells))
+        paper.append([arm, *cells])
+    lines = [
+        f"{held_out} held-out trajectories, step by step behind the right history, and what was",
+        f"done end to end{spread}",
+        *_aligned(rows),
+        "",
+        "The paper, 7B, out of domain",
+        *_aligned(paper),
+    ]
     return "\n".join([*lines, "", *_cost(found["cost"])])
 
 
@@ -85,5 +91,10 @@ def _percent(values: Sequence[float | None]) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.1f}"
 
 
-def _row(label: str, cells: Sequence[str]) -> str:
-    return f"{label:11}" + "".join(f"{cell:>{WIDTH}}" for cell in cells)
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns, the first to the left."""
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        f"{label:{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        for label, *cells in rows
+    ]
