@@ -99,6 +99,7 @@ def trained(folder, options, settings):
         parameters=parameters(options),
         settings=settings,
         held=held(options),
+        force_call=True,  # what the caller writes meets the tool's schema
     )
 
 
