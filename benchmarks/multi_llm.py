@@ -52,7 +52,6 @@ from agent_finetune.settings import read_settings
 RESULTS = Path(__file__).parent / "results"
 MOST_TOKENS = 560
 """Of a trajectory as the base model's chat has it; longer ones are left out."""
-MOST_ANSWER = 96
 TRAINING = TrainConfig(batch_size=4, learning_rate=1e-3)
 ROLE_RATE = 5e-4
 """Peak step size of stage two, which goes on from a trained adapter."""
@@ -108,13 +107,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--tokens", type=int, default=80_000, help="training tokens of each arm")
     add("--training", type=int, default=160, help="trajectories to learn from")
     add("--held-out", type=int, default=16, help="held-out trajectories of each of three kinds")
+    add("--answer", type=int, default=96, help="most tokens of one role's words")
     add("--small", action="store_true", help="a fraction of it all, which proves that it runs")
     add("--out", help="folder for data, adapters and answers; kept")
     add("--json", type=Path, help="where to write the figures")
     add("--cost", type=Path, metavar="FOLDER", help="only print what trained roles cost, as JSON")
     options = parser.parse_args(argv)
     if options.small:
-        options.tokens, options.training, options.held_out = 2_500, 12, 1
+        options.tokens, options.training, options.held_out, options.answer = 2_500, 12, 1, 24
     return options
 
 
@@ -164,7 +164,7 @@ def one_seed(
             recipe(ARMS[name], seed, folder, out, options), settings, report=indented
         )
         tell(f"seed {seed}, {name}: measuring")
-        found[name] = measured(trained, parts, settings)
+        found[name] = measured(trained, parts, options.answer, settings)
         tell(tables.line(name, found[name]))
     return found
 
@@ -189,10 +189,12 @@ def recipe(
     )
 
 
-def measured(trained: RolesResult, parts: Split, settings: Settings) -> dict[str, Any]:
+def measured(
+    trained: RolesResult, parts: Split, most_answer: int, settings: Settings
+) -> dict[str, Any]:
     """What an arm cost and what it can do, as JSON."""
     start = time.monotonic()
-    team = open_team(trained.folder, settings, max_new_tokens=MOST_ANSWER)
+    team = open_team(trained.folder, settings, max_new_tokens=most_answer)
     steps = evaluate_steps(team, parts.held_out, accepted=parts.alternatives)
     runs = evaluate_runs(team, parts.held_out, accepted=parts.alternatives)
     for engine in team.engines.values():
