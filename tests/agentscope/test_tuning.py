@@ -206,7 +206,7 @@ def test_cancelling_stops_the_training_and_the_agent_goes_on(base, data, tmp_pat
 
     asyncio.run(live())
     (folder,) = tmp_path.glob("sft_*")
-    assert json.loads((folder / "run.json").read_text())["status"] == "running"
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     lines = (folder / "history.jsonl").read_text()
     assert len(lines.splitlines()) < 3000
 

@@ -52,7 +52,9 @@ FULL = RunConfig(
         system_prompt="p",
     ),
     out="o",
-    lora=AdapterConfig(rank=3, alpha=5.0, dropout=0.1, targets=("q_proj", "v_proj"), rslora=True),
+    lora=AdapterConfig(
+        rank=3, alpha=5.0, dropout=0.1, targets=("q_proj", "v_proj"), rslora=True, dora=True
+    ),
     train=TrainConfig(epochs=3.5, max_steps=7, learning_rate=1e-5, pack=False, resume=True),
 )
 
