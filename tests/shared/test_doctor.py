@@ -80,7 +80,7 @@ def test_the_kernel_its_plugins_and_what_they_ask_for_are_listed(report):
     listed = {package.name: package for package in report.packages}
     assert report.packages[0].name == "agent-finetune"
     assert listed["agent-finetune"].version == __version__
-    assert listed["torch"].version == torch.__version__
+    assert torch.__version__.startswith(listed["torch"].version)  # the build may not be in it
     assert listed["torch"].extra is None
     assert listed["gguf"].extra == "gguf"
     assert all(listed[name].fits for name in ("torch", "transformers", "peft", "datasets"))
@@ -126,10 +126,9 @@ def test_a_torch_that_cannot_be_imported_is_told_with_its_own_words(tmp_path):
 def test_a_plugin_that_does_not_load_is_named_and_the_others_are_still_asked(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('saves time')")
     install(tmp_path, "bad-plugin", "1.0", {"bad_plugin.py": "1 / 0"})
-    entries = "[agent_finetune]\nbad = bad_plugin\n"
-    (tmp_path / "bad_plugin-1.0.dist-info").mkdir(exist_ok=True)
-    info = next(tmp_path.glob("bad*.dist-info/METADATA")).parent
-    (info / "entry_points.txt").write_text(entries)
+    entries = tmp_path / "bad-plugin-1.0.dist-info/entry_points.txt"
+    entries.write_text("[agent_finetune]\nbad = bad_plugin\n")
+    (tmp_path / "half_removed-1.0.dist-info").mkdir()
     report = answer(tmp_path)
     (told,) = [each for each in broken(report) if "plugin" in each]
     assert told == ("plugin 'bad' (bad_plugin) does not load: ZeroDivisionError: division by zero")

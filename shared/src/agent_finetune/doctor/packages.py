@@ -66,9 +66,10 @@ def installed() -> There:
     found: dict[str, Installed] = {}
     for each in distributions():
         metadata = each.metadata
+        if "Name" not in metadata or "Version" not in metadata:
+            continue  # what an interrupted uninstall leaves
         name, version = metadata["Name"], metadata["Version"]
-        # An interrupted uninstall leaves folders without metadata.
-        if name and version and canonicalize_name(name) not in found:
+        if canonicalize_name(name) not in found:
             found[canonicalize_name(name)] = Installed(
                 name=name,
                 version=version,
