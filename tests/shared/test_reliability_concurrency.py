@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from contending import Other
 from live_engines import ask, close_all, make_adapter, open_engine
 from safetensors.torch import load_file, save_file
 from train_jobs import losses, read
+from transformers import PreTrainedModel
 
 from agent_finetune import adapters, testing, train
 from agent_finetune.config import AdapterConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -318,7 +320,7 @@ def test_a_run_that_is_resumed_replaces_its_adapter_under_its_readers(config):
 
     def look():
         opening = replace(config.model, adapter=str(adapter))
-        while not stop.is_set():
+        while not stop.wait(0.05):  # the run loads too, and one thread loads at a time
             try:
                 adapters.open_model(opening, Settings(cache_dir=adapter.parent / "c"))
                 seen.add(adapters.digest(adapter))
@@ -333,6 +335,22 @@ def test_a_run_that_is_resumed_replaces_its_adapter_under_its_readers(config):
     thread.join()
     assert seen
     assert all("took its place while it was read" in line for line in told), told
+
+
+def test_threads_that_load_at_once_leave_every_later_model_whole(model, tmp_path):
+    ties = PreTrainedModel.tie_weights
+    config = ModelConfig(model=str(model), device="cpu", dtype="bfloat16")
+    start = threading.Barrier(4)
+
+    def load_some(_):
+        start.wait()
+        for _ in range(3):
+            adapters.open_model(config, Settings(cache_dir=tmp_path))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load_some, range(4)))
+    assert PreTrainedModel.tie_weights is ties
+    assert torch.get_default_dtype() == torch.float32
 
 
 # One model, one cache; one merged model

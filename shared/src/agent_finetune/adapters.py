@@ -33,6 +33,7 @@ from agent_finetune.models.adapter_folders import (
 )
 from agent_finetune.models.adapter_folders import digest as digest  # weights are not needed for it
 from agent_finetune.models.foreign import is_panic
+from agent_finetune.models.one_at_a_time import one_at_a_time
 from agent_finetune.models.quiet import bars_on_a_terminal
 from agent_finetune.models.quiet import quiet as loading_quietly
 
@@ -72,7 +73,7 @@ def attach(loaded: LoadedModel, config: AdapterConfig, *, seed: int = 0) -> Peft
         use_dora=config.dora,
         revision=loaded.resolved.revision,
     )
-    with quiet(), torch.random.fork_rng():
+    with one_at_a_time(), quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model = get_peft_model(loaded.model, lora)
     model.peft_config["default"].base_model_name_or_path = _loadable_name(loaded.resolved)
@@ -116,7 +117,7 @@ def _on_top(
     if described.get("use_dora"):
         check_dora(loaded.config.quantization, str(folder))
     try:
-        with quiet():
+        with one_at_a_time(), quiet():
             model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
     except BaseException as error:  # PEFT has no list of what a damaged file makes it raise
         if not (isinstance(error, Exception) or is_panic(error)):

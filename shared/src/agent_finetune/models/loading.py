@@ -17,6 +17,7 @@ from agent_finetune.errors import ModelError
 from agent_finetune.models import downloaded, gguf, hardware, hub, quantization
 from agent_finetune.models.digests import digest_of, sha256_of
 from agent_finetune.models.foreign import in_one_line, is_panic
+from agent_finetune.models.one_at_a_time import one_at_a_time
 from agent_finetune.models.quiet import quiet
 from agent_finetune.models.resolving import NO_SAFETENSORS
 
@@ -38,7 +39,8 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
     device = hardware.pick_device(config.device)
     dtype = hardware.pick_dtype(config.dtype, device)
     attention = hardware.pick_attention(config.attention, device)
-    with quiet(), quantization.answered(), _errors_told(config, resolved, settings):
+    told = _errors_told(config, resolved, settings)
+    with one_at_a_time(), quiet(), quantization.answered(), told:
         packed = quantization.quantization_config(config, dtype, device)
         place = _place(resolved, dtype, settings)
         common = _common(config, resolved, settings)
