@@ -27,6 +27,8 @@ TEST_TOOLS = (
     # What hosts have beside what they require: a terminal interface, a cache on disk.
     *("textual", "diskcache"),
 )
+# In the order of conftest.py, which puts long files first.
+PARALLEL = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 EXTRAS = {
     "shared": "[gguf,quantization]",
     "packages/agentscope-finetune": "[service]",
@@ -149,7 +151,13 @@ def layers(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types, by mypy --strict on the four source trees."""
     bin_ = kernel(session, "mypy", "types-regex", whole=True)
-    session.run(f"{bin_}/mypy", *(f"{member}/src" for member in MEMBERS), external=True)
+    session.run(
+        f"{bin_}/mypy",
+        "--num-workers",
+        "2",
+        *(f"{member}/src" for member in MEMBERS),
+        external=True,
+    )
 
 
 @nox.session(venv_backend="none")
@@ -167,7 +175,7 @@ def slow(session: nox.Session) -> None:
 def pytest(session: nox.Session, *options: str) -> None:
     """Run pytest in the shared environment, a process per core; any argument takes over."""
     bin_ = kernel(session, *TEST_TOOLS, whole=True)
-    chosen = session.posargs or [*options, "-n", "auto", "--dist", "loadfile"]
+    chosen = session.posargs or [*options, *PARALLEL]
     # One thread each: the processes are the parallelism, and sums then come out the same anywhere.
     session.run(
         f"{bin_}/python", "-m", "pytest", *chosen, env={"OMP_NUM_THREADS": "1"}, external=True
@@ -206,7 +214,7 @@ def over(session: nox.Session, name: str, packages: Sequence[str], *words: str) 
         into = (*PIP[:-2], "--no-deps", "--target", str(made))
         session.run(f"{bin_}/python", *into, *packages, external=True)
         made.rename(folder)
-    chosen = (*words, "-m", "not slow", "-n", "auto", "--dist", "loadfile")
+    chosen = (*words, "-m", "not slow", *PARALLEL)
     env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     session.run(f"{bin_}/python", "-m", "pytest", *chosen, env=env, external=True)
 

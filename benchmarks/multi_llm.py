@@ -114,7 +114,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--cost", type=Path, metavar="FOLDER", help="only print what trained roles cost, as JSON")
     options = parser.parse_args(argv)
     if options.small:
-        options.tokens, options.training, options.held_out, options.answer = 2_500, 12, 1, 24
+        options.tokens, options.training, options.held_out, options.answer = 1_000, 8, 1, 8
     return options
 
 

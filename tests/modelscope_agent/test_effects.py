@@ -34,6 +34,7 @@ OTHER = {
     "lora_rank": 4,
     "lora_alpha": 4,
     "lora_dropout_p": 0.5,
+    "use_dora": True,
     "gradient_checkpoint": False,
     "batch_size": 3,
     "num_train_epochs": 3,

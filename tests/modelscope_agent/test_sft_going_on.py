@@ -76,14 +76,14 @@ def cut_off(run):
         file.write('{"step": 2, "ep')
 
 
-def interrupting(monkeypatch, at):
-    """Press Ctrl-C in a step."""
+def interrupting(monkeypatch, at, by=lambda: signal.raise_signal(signal.SIGINT)):
+    """Press Ctrl-C in a step, or whatever ends it."""
     usual, taken = Trainer.training_step, []
 
     def step(self, *given, **named):
         taken.append(1)
         if len(taken) > 2 * at:
-            raise KeyboardInterrupt
+            by()
         return usual(self, *given, **named)
 
     monkeypatch.setattr(Trainer, "training_step", step)
@@ -210,21 +210,33 @@ def test_data_that_is_nowhere_is_told_before_the_model_is_looked_for(place, caps
     assert line.endswith("did you mean 'msagent-sample'?")
 
 
+def test_a_run_that_is_terminated_says_so_and_how_to_go_on(model, place, capsys, monkeypatch):
+    interrupting(monkeypatch, at=2, by=lambda: signal.raise_signal(signal.SIGTERM))
+    assert main(words(model, "--max_steps", "3")) == 143
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("terminated; to go on from ")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 @pytest.mark.slow
-def test_ctrl_c_ends_the_program_with_one_line(model, place):
-    code = "import sys; from modelscope_agent_train.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "sft", *words(model, "--max_steps", "2000")]
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_ends_the_program_with_one_line(model, place, number, code, word):
+    program = "import sys; from modelscope_agent_train.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "sft", *words(model, "--max_steps", "2000")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = subprocess.Popen(command, text=True, **pipes)
     end = time.monotonic() + 120
     while time.monotonic() < end and not list((place / "runs").rglob("checkpoint-2/whole")):
         time.sleep(0.1)
-    os.kill(started.pid, signal.SIGINT)
+    os.kill(started.pid, number)
     out, told = started.communicate(timeout=120)
-    assert started.returncode == 130
+    assert started.returncode == code
     assert "Traceback" not in told
     assert out == ""
-    assert told.splitlines()[-1].startswith("interrupted; to go on from ")
+    assert told.splitlines()[-1].startswith(f"{word}; to go on from ")
 
 
 def test_a_process_that_is_not_the_first_leaves_errors_to_it(capsys, monkeypatch):

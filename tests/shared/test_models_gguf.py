@@ -69,7 +69,8 @@ def test_it_is_unpacked_once_and_known_by_the_hash_of_the_file(
     path = write_gguf(tmp_path / "m.gguf", model, tokenizer)
     first = load(path, settings)
     folder = first.model.name_or_path
-    monkeypatch.setattr(gguf_module, "_convert", None)
+    for name in ("_convert", "_convert_tokenizer"):
+        monkeypatch.setattr(gguf_module, name, lambda *_: pytest.fail("unpacked again"))
     second = load(path.rename(tmp_path / "other.gguf"), settings)
     assert second.model.name_or_path == folder
     assert first.digest == second.digest
@@ -106,7 +107,7 @@ def test_the_tokenizer_alone_is_the_one_of_the_unpacked_model(tmp_path, model, t
     path = write_gguf(tmp_path / "m.gguf", model, tokenizer, pre="smollm")
     config = ModelConfig(model=str(path))
     alone = models.load_tokenizer(config, models.resolve(str(path), None, settings), settings)
-    assert not any(p.is_dir() for p in settings.cache_dir.glob("*"))
+    assert [p.name.split("-")[2] for p in settings.cache_dir.glob("*/")] == ["tokenizer"]
     text = '<|im_start|>user\nIn  2024: {"n":  12}\n\n3<|im_end|>\n'
     assert alone(text).input_ids == load(path, settings).tokenizer(text).input_ids
     assert alone.decode(alone(text).input_ids) == text

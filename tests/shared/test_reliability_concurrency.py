@@ -375,7 +375,8 @@ def test_two_processes_unpack_one_gguf_once(tmp_path):
     folder = second.result()
     assert third.result() == folder  # and never said that it converts
     assert (folder / "model.safetensors").is_file()
-    assert [p.name for p in (tmp_path / "cache").glob("*/")] == [folder.name]
+    made = [p.name for p in (tmp_path / "cache").glob("gguf-*/")]
+    assert sorted(made) == [folder.name, folder.name.replace("float32", "tokenizer")]
 
 
 def test_of_two_merges_into_one_folder_the_second_is_told(model, tmp_path):

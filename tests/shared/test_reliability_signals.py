@@ -14,8 +14,7 @@ from forked import STEPS, learn_words, train_words
 from train_jobs import losses, read
 from updating_host import check_whole
 
-from agent_finetune import adapters
-from agent_finetune.cli import ending
+from agent_finetune import adapters, ending
 from agent_finetune.testing import save_tiny_model
 from agent_finetune.train import folder
 from agent_finetune.versions import Versions

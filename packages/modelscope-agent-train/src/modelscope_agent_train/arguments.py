@@ -108,6 +108,7 @@ class SftArguments(CommonArguments):
     lora_rank: int = flag(8, "rank of the adapter")
     lora_alpha: float = flag(32, "scale of the adapter; the update is multiplied by alpha / rank")
     lora_dropout_p: float = flag(0.1, "share of the adapter's inputs that are zeroed in training")
+    use_dora: bool = flag(False, "also learn how long each column of a weight is (DoRA)")
     gradient_checkpoint: bool = flag(True, "compute activations twice to hold fewer of them")
     batch_size: int = flag(1, "rows per forward pass and process")
     num_train_epochs: float = flag(1, "passes over the data")

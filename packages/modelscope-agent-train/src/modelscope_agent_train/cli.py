@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from agent_finetune import ending
 from agent_finetune.errors import FinetuneError
 from agent_finetune.foreign_logs import hush
 
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     hush()
     try:
-        return VERBS[verb][0](rest)
+        with ending.by_signals():
+            return VERBS[verb][0](rest)
     except FinetuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.filename}: {error.strerror}; give another place", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(ending.word(error), file=sys.stderr)
+        return ending.code(error)
     except SystemExit as left:  # argparse, after --help
         return left.code if isinstance(left.code, int) else int(left.code is not None)
 

@@ -264,6 +264,7 @@ TOLD: Mapping[str, Tell] = {
         lambda f: f"updates are scaled by {f.run.lora.alpha / f.run.lora.rank:g} (alpha / rank)"
     ),
     "lora_dropout_p": _lora(lambda f: f"{f.run.lora.dropout:g} of the adapter's inputs are zeroed"),
+    "use_dora": _lora(lambda f: "an adapter of DoRA" if f.run.lora.dora else "plain LoRA"),
     "gradient_checkpoint": _checkpointing,
     "batch_size": _batch,
     "num_train_epochs": _epochs,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent_finetune import ending
 from agent_finetune.errors import ConfigError, FinetuneError
 from agent_finetune.foreign_logs import hush
 from modelscope_agent_train.arguments import InferArguments
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "modelscope-agent-tra
     except FinetuneError as error:
         tell(f"error: {error}")
         return 2
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return 130
+    except KeyboardInterrupt as error:
+        tell(ending.word(error))
+        return ending.code(error)
 
 
 def infer(arguments: InferArguments, *, settings: Settings | None = None) -> int:

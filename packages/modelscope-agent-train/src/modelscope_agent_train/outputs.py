@@ -31,6 +31,7 @@ _SHOWN = (
     "lora_rank",
     "lora_alpha",
     "lora_dropout_p",
+    "use_dora",
     "learning_rate",
     "num_train_epochs",
     "batch_size",

@@ -187,6 +187,7 @@ def run_config(
             alpha=arguments.lora_alpha,
             dropout=arguments.lora_dropout_p if arguments.sft_type == "lora" else 0.0,
             targets=targets_of(arguments, chosen),
+            dora=arguments.use_dora,
         ),
         train=_train_config(arguments, resume=resume),
     )

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent_finetune import artifacts
+from agent_finetune import artifacts, ending
 from agent_finetune.errors import ConfigError
 
 NO_ROOM = (
@@ -87,7 +87,8 @@ def taken_back(run: Path, resumed: Path | None, *, by: bool) -> Iterator[None]:
         if by:
             _take_back(run, resumed)
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_left_behind(run, resumed)) from error
+            told = f"{ending.word(error)}{_left_behind(run, resumed)}"
+            raise type(error)(told) from error
         raise
 
 
@@ -173,16 +174,16 @@ def check_left(resumed: Path, steps: int) -> str:
 
 
 def _left_behind(run: Path, resumed: Path | None) -> str:
-    """What a run that was interrupted leaves, in a line."""
+    """What a run that was ended leaves, for the rest of its last line."""
     from agent_finetune.train import folder
 
     if (folder.read_run(run) or {}).get("status") == "finished":
-        return f"interrupted; the run is whole, and was not measured: {run}"
+        return f"; the run is whole, and was not measured: {run}"
     whole = _whole(run)
     newest = whole[-1].path if whole else resumed
     if newest is None:
-        return "interrupted before the first checkpoint (--save_steps); nothing to go on from"
-    return f"interrupted; to go on from {newest}, give the same command with {_AGAIN}"
+        return " before the first checkpoint (--save_steps); nothing to go on from"
+    return f"; to go on from {newest}, give the same command with {_AGAIN}"
 
 
 def _step(checkpoint: Path) -> int:

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent_finetune import ending
 from agent_finetune.errors import ConfigError, FinetuneError
 from agent_finetune.foreign_logs import hush
 from modelscope_agent_train import effects as telling
@@ -64,13 +65,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
     hush()
     try:
         parsed = parse(SftArguments, words, prog=prog)
-        result = sft(
-            parsed.arguments,
-            given=parsed.given,
-            ignored=parsed.ignored,
-            settings=read_settings(),
-            report=_tell,
-        )
+        with ending.by_signals():
+            result = sft(
+                parsed.arguments,
+                given=parsed.given,
+                ignored=parsed.ignored,
+                settings=read_settings(),
+                report=_tell,
+            )
     except FinetuneError as error:
         _tell_error(error)
         return 2
@@ -83,8 +85,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llm_sft.py") -> int:
         return 2
     except KeyboardInterrupt as error:
         if not _rank():
-            _tell(str(error) or "interrupted before training began")
-        return 130
+            _tell(str(error) or f"{ending.word(error)} before training began")
+        return ending.code(error)
     if result.text:
         print(result.text, flush=True)
     return 0

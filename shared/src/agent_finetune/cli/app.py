@@ -8,8 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from agent_finetune import __version__, artifacts, plugins
-from agent_finetune.cli import ending
+from agent_finetune import __version__, artifacts, ending, plugins
 from agent_finetune.cli.adapters import adapters
 from agent_finetune.cli.chat import chat
 from agent_finetune.cli.doctor import doctor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
 
-from agent_finetune.cli import ending
+from agent_finetune import ending
 from agent_finetune.cli.options import (
     NO_OUTPUT,
     RESULT,

@@ -13,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-from agent_finetune.cli import ending
+from agent_finetune import ending
 from agent_finetune.engine.process import RECORD, listen, write_error
 from agent_finetune.errors import FinetuneError
 

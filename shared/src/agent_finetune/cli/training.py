@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from agent_finetune.cli import ending
+from agent_finetune import ending
 from agent_finetune.cli.options import (
     NO_OUTPUT,
     RESULT,

@@ -85,7 +85,7 @@ def load_tokenizer(config: ModelConfig, resolved: ResolvedModel, settings: Setti
     with quiet(), _errors_told(config, resolved, settings):
         if resolved.gguf_file:
             file = Path(resolved.location) / resolved.gguf_file
-            tokenizer = gguf.load_tokenizer(resolved.name, file)
+            tokenizer = gguf.load_tokenizer(resolved.name, file, settings.cache_dir)
         else:
             tokenizer = AutoTokenizer.from_pretrained(
                 resolved.location, **_common(config, resolved, settings)
