@@ -54,7 +54,6 @@ MOST_TOKENS = 560
 """Of a trajectory as the base model's chat has it; longer ones are left out."""
 TRAINING = TrainConfig(batch_size=4, learning_rate=1e-3)
 ROLE_RATE = 5e-4
-"""Peak step size of stage two, which goes on from a trained adapter."""
 ARMS: Mapping[str, RolesOptions] = {
     "single": RolesOptions(layout="single"),
     "multi-task": RolesOptions(layout="multi-task"),
@@ -104,6 +103,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0], help="training seeds")
     add("--arms", nargs="+", default=list(ARMS), choices=ARMS, help="what is trained")
     add("--add", action="store_true", help="to what the file of figures holds already")
+    add(
+        "--role-rate",
+        type=float,
+        default=ROLE_RATE,
+        help="peak step size of stage two, which goes on from a trained adapter",
+    )
     add("--tokens", type=int, default=80_000, help="training tokens of each arm")
     add("--training", type=int, default=160, help="trajectories to learn from")
     add("--held-out", type=int, default=16, help="held-out trajectories of each of three kinds")
@@ -180,7 +185,7 @@ def recipe(
         train=replace(TRAINING, seed=seed),
         out=str(out),
     )
-    slow = StageConfig(learning_rate=ROLE_RATE)
+    slow = StageConfig(learning_rate=options.role_rate)
     goes_on = arm.layout == "roles" and arm.stage_one
     return RolesConfig(
         run=run,
@@ -230,7 +235,7 @@ def facts(options: argparse.Namespace, parts: Split) -> dict[str, Any]:
         "tokens": options.tokens,
         "trajectories": {"training": len(parts.training), "held_out": len(parts.held_out)},
         "training": asdict(TRAINING),
-        "role_rate": ROLE_RATE,
+        "role_rate": options.role_rate,
         "small": options.small,
     }
 

@@ -39,8 +39,9 @@ def our_names():
 
 @pytest.fixture
 def one_process(monkeypatch):
-    """A process group of one, on the CPU, that DeepSpeed does not remember afterwards."""
+    """A process group of one, on the CPU, that nobody remembers afterwards."""
     import deepspeed.comm.comm
+    from accelerate.state import AcceleratorState
     from deepspeed.utils import groups
 
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
@@ -50,6 +51,7 @@ def one_process(monkeypatch):
     yield
     distributed.destroy_process_group()
     groups._release_process_group_references(group=None)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
