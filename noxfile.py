@@ -114,6 +114,10 @@ def oldest() -> tuple[str, ...]:
     return tuple(f"{name}=={version}" for name, version in bounds if name != "torch")
 
 
+_installed: set[tuple[bool, tuple[str, ...]]] = set()
+"""What this run has put into the shared environment."""
+
+
 def kernel(session: nox.Session, *tools: str, whole: bool = False) -> str:
     """Install the four packages into one environment; answer its `bin` folder.
 
@@ -122,12 +126,15 @@ def kernel(session: nox.Session, *tools: str, whole: bool = False) -> str:
     their extras come along, AutoGen among them, which only tests and types need.
     """
     home = session.cache_dir.parent / "kernel"
+    if (whole, tools) in _installed:
+        return str(home / "bin")
     if not (home / "bin" / "python").exists():
         session.log("making the environment; the first time this takes a few minutes")
         session.run(sys.executable, "-m", "venv", "--clear", str(home), external=True)
     wanted = EXTRAS if whole else {"shared": "[gguf]"}
     editable = [word for member in MEMBERS for word in ("-e", member + wanted.get(member, ""))]
     session.run(str(home / "bin" / "python"), *PIP, *editable, *tools, external=True)
+    _installed.add((whole, tools))
     return str(home / "bin")
 
 
