@@ -12,7 +12,7 @@ def pytest_collection_modifyitems(items):
 
 
 def measured_by_the_kernels_quick_tests(items):
-    """Coverage makes Python half as fast again, and the kernel's is what is asked for."""
+    """Coverage makes Python take half as long again, and the kernel's is what is asked for."""
     for item in items:
         if KERNEL not in item.path.parents or item.get_closest_marker("real"):
             item.add_marker(pytest.mark.no_cover)

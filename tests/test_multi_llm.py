@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-ARMS = ("single", "two stages")  # tests/shared/test_roles_recipe.py trains in the other ways
+ARMS = ("single", "multi-task", "one stage", "two stages")
 
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit, from within transformers
-def test_one_model_and_three_roles_are_trained_and_measured(tmp_path, monkeypatch, capsys):
+def test_four_ways_to_spend_the_same_tokens_are_trained_and_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     script = runpy.run_path(str(BENCHMARKS / "multi_llm.py"))
     target = tmp_path / "found.json"
-    words = ["--small", "--arms", *ARMS, "--out", str(tmp_path / "out"), "--json", str(target)]
-    assert script["main"](words) == 0
+    assert script["main"](["--small", "--out", str(tmp_path / "out"), "--json", str(target)]) == 0
     found = json.loads(target.read_text())
     [seed] = found["seeds"].values()
     assert tuple(seed) == ARMS

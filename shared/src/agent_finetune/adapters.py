@@ -73,7 +73,7 @@ def attach(loaded: LoadedModel, config: AdapterConfig, *, seed: int = 0) -> Peft
         use_dora=config.dora,
         revision=loaded.resolved.revision,
     )
-    with one_at_a_time(), quiet(), torch.random.fork_rng():
+    with one_at_a_time, quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model = get_peft_model(loaded.model, lora)
     model.peft_config["default"].base_model_name_or_path = _loadable_name(loaded.resolved)
@@ -117,7 +117,7 @@ def _on_top(
     if described.get("use_dora"):
         check_dora(loaded.config.quantization, str(folder))
     try:
-        with one_at_a_time(), quiet():
+        with one_at_a_time, quiet():
             model = PeftModel.from_pretrained(loaded.model, str(folder), is_trainable=trainable)
     except BaseException as error:  # PEFT has no list of what a damaged file makes it raise
         if not (isinstance(error, Exception) or is_panic(error)):

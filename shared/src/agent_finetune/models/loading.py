@@ -39,8 +39,12 @@ def load(config: ModelConfig, resolved: ResolvedModel, settings: Settings) -> Lo
     device = hardware.pick_device(config.device)
     dtype = hardware.pick_dtype(config.dtype, device)
     attention = hardware.pick_attention(config.attention, device)
-    told = _errors_told(config, resolved, settings)
-    with one_at_a_time(), quiet(), quantization.answered(), told:
+    with (
+        one_at_a_time,
+        quiet(),
+        quantization.answered(),
+        _errors_told(config, resolved, settings),
+    ):
         packed = quantization.quantization_config(config, dtype, device)
         place = _place(resolved, dtype, settings)
         common = _common(config, resolved, settings)
